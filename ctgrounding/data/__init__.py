@@ -1,0 +1,1 @@
+"""From shards to batches. ``shards`` is the only module that imports h5py."""
