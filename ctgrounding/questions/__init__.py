@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -60,7 +59,8 @@ def load(source: str) -> tuple[Question, ...]:
         text = Path(source).read_text(encoding="utf-8")
     else:
         raise ConfigError(
-            f"Question list '{source}' is neither packaged ({', '.join(packaged())}) nor a file. Name one of those or a path."
+            f"Question list '{source}' is neither packaged ({', '.join(packaged())}) nor a file. "
+            "Name one of those or a path."
         )
     entries = yaml.safe_load(text)
     if not isinstance(entries, Mapping) or not entries:
@@ -70,14 +70,15 @@ def load(source: str) -> tuple[Question, ...]:
     return tuple(_question(str(name), entry, source) for name, entry in entries.items())
 
 
-def _question(name: str, entry: Any, source: str) -> Question:
+def _question(name: str, entry: object, source: str) -> Question:
     where = f"Question '{name}' in list '{source}'"
     if not isinstance(entry, Mapping) or set(entry) - {"positive", "negative", "organs"}:
         raise ConfigError(f"{where} must have 'positive', 'negative' and perhaps 'organs', nothing else.")
     positive, negative = (tuple(map(str, entry.get(key, ()))) for key in ("positive", "negative"))
     if not positive or len(positive) != len(negative):
         raise ConfigError(
-            f"{where} has {len(positive)} positive and {len(negative)} negative sentences. Give as many of one as of the other."
+            f"{where} has {len(positive)} positive and {len(negative)} negative sentences. "
+            "Give as many of one as of the other."
         )
     organs = tuple(map(str, entry.get("organs", ())))
     for organ in organs:
