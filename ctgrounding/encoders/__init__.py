@@ -1,0 +1,1 @@
+"""What turns volumes and texts into vectors: image and text encoders, readouts, heads."""

@@ -1,0 +1,1 @@
+"""Image encoders: a dense feature map on a known grid."""

@@ -1,0 +1,1 @@
+"""Text encoders: unique token rows in, one vector each out."""
