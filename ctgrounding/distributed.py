@@ -1,0 +1,301 @@
+"""Rows and sums across ranks, with exact gradients. The only importer of ``torch.distributed``.
+
+Convention: the loss of a step is the sum of what all ranks return, so the gradient of a row that several
+ranks read is the sum of what each of them sends back. Nothing here averages.
+
+Everything works in a single process without any set-up (one rank). Every function is a collective: all ranks
+call it, in the same order, with zero rows where they have none. Counts may differ between ranks.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import local
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+class Transport(Protocol):
+    """Equal-shape collectives among ranks: what a backend must offer.
+
+    Processes under ``torch.distributed`` are one; :mod:`ctgrounding.testing` simulates ranks by threads.
+    """
+
+    rank: int
+    world_size: int
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start to stack every rank's ``tensor`` along dimension 0; the result is made by calling what is returned."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum of every rank's ``tensor``; the argument is left as it is."""
+
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
+        """This rank's part, of ``world_size`` equal ones along dimension 0, of the sum of every rank's ``tensor``."""
+
+
+class _Processes:
+    """Ranks of the default process group."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        sent = self._on_wire(tensor).contiguous()
+        received = sent.new_empty((self.world_size * sent.shape[0], *sent.shape[1:]))
+        work = dist.all_gather_single(received, sent, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return received.to(tensor.device)
+
+        return wait
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        summed = self._on_wire(tensor).clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.to(tensor.device)
+
+    def reduce_scatter(self, tensor: Tensor) -> Tensor:
+        sent = self._on_wire(tensor).contiguous()
+        received = sent.new_empty((sent.shape[0] // self.world_size, *sent.shape[1:]))
+        dist.reduce_scatter_single(received, sent)
+        return received.to(tensor.device)
+
+    @staticmethod
+    def _on_wire(tensor: Tensor) -> Tensor:
+        """NCCL carries nothing from host memory."""
+        return tensor.cuda() if dist.get_backend() == "nccl" and not tensor.is_cuda else tensor
+
+
+_override = local()
+
+
+def _transport() -> Transport | None:
+    """What connects this rank to others; None where there are none."""
+    simulated: Transport | None = getattr(_override, "transport", None)
+    if simulated is not None:
+        return simulated
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _Processes()
+    return None
+
+
+@contextmanager
+def transport(replacement: Transport) -> Iterator[None]:
+    """Send this thread's collectives over ``replacement``; for simulated ranks."""
+    before = getattr(_override, "transport", None)
+    _override.transport = replacement
+    try:
+        yield
+    finally:
+        _override.transport = before
+
+
+@contextmanager
+def process_group(rank: int, world_size: int, meeting_file: Path, timeout_s: float = 120.0) -> Iterator[None]:
+    """Join ``world_size`` local processes over gloo; for tests and benchmarks that start their own ranks.
+
+    Args:
+        rank: Number of this process.
+        world_size: Number of processes.
+        meeting_file: A path that all of them share and that does not exist before.
+        timeout_s: Longest wait in one collective.
+    """
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting_file.absolute()}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def is_initialized() -> bool:
+    """Whether this process is one of several ranks."""
+    return _transport() is not None
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    channel = _transport()
+    return 1 if channel is None else channel.world_size
+
+
+def rank() -> int:
+    """Number of this rank; 0 without a process group."""
+    channel = _transport()
+    return 0 if channel is None else channel.rank
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Rows of all ranks on their way; see :func:`start_gather`.
+
+    Attributes:
+        counts: Rows that each rank sent.
+    """
+
+    counts: tuple[int, ...]
+    wait: Callable[[], Shaped[Tensor, "W P ..."]]
+
+
+def counts(rows: int, device: torch.device | str = "cpu") -> tuple[int, ...]:
+    """How many rows each rank has.
+
+    Args:
+        rows: Number on this rank.
+        device: Device that the number travels from.
+    """
+    channel = _transport()
+    if channel is None:
+        return (rows,)
+    return tuple(channel.start_all_gather(torch.tensor([rows], device=device))().tolist())
+
+
+def start_gather(rows: Shaped[Tensor, "R ..."], counts_of_ranks: tuple[int, ...] | None = None) -> Pending:
+    """Start to gather all ranks' rows, without gradient, to compute while they travel.
+
+    Args:
+        rows: This rank's rows.
+        counts_of_ranks: What :func:`counts` said, where it was asked already.
+
+    Returns:
+        A handle whose ``wait()`` gives one block a rank, padded with zeros to the largest.
+    """
+    channel = _transport()
+    rows = rows.detach()
+    if channel is None:
+        return Pending((rows.shape[0],), lambda: rows[None])
+    numbers = counts(rows.shape[0], rows.device) if counts_of_ranks is None else counts_of_ranks
+    largest, world = max(numbers), channel.world_size
+    finish = channel.start_all_gather(_padded(rows, largest))
+    return Pending(numbers, lambda: finish().view(world, largest, *rows.shape[1:]))
+
+
+def reduce_blocks(blocks: Float[Tensor, "W P ..."], rows: int) -> Float[Tensor, "R ..."]:
+    """This rank's rows of the sum of all ranks' ``blocks``: what a gather sends back, without gradient.
+
+    Args:
+        blocks: One padded block a rank, as :func:`start_gather` laid them out.
+        rows: Number of this rank's rows. Narrow floats are summed in float32.
+    """
+    channel = _transport()
+    if channel is None:
+        return blocks[0, :rows]
+    wide = blocks.float() if blocks.dtype in (torch.bfloat16, torch.float16) else blocks
+    return channel.reduce_scatter(wide.flatten(0, 1))[:rows].to(blocks.dtype)
+
+
+class _GatherContext(FunctionCtx):
+    counts: tuple[int, ...]
+    mine: int
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _GatherContext, rows: Tensor) -> Tensor:
+        pending = start_gather(rows)
+        ctx.counts, ctx.mine = pending.counts, rows.shape[0]
+        blocks = pending.wait()
+        return torch.cat([block[:count] for block, count in zip(blocks, pending.counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _GatherContext, gradient: Tensor) -> Tensor:
+        largest = max(ctx.counts)
+        blocks = torch.stack([_padded(part, largest) for part in torch.split(gradient, list(ctx.counts))])
+        return reduce_blocks(blocks, ctx.mine)
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        return sum_over_ranks(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient)
+
+
+_gather: Callable[[Tensor], Tensor] = _Gather.apply
+_all_sum: Callable[[Tensor], Tensor] = _AllSum.apply
+
+
+def gather(rows: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "G ..."]:
+    """All ranks' rows in rank order, with exact gradient.
+
+    The gradient that reaches ``rows`` is the sum of the gradients on all ranks, so a loss summed over ranks
+    gets what one process with all rows would give. Integers and booleans are gathered as they are. A second
+    derivative through it is an error.
+
+    Args:
+        rows: This rank's rows; the number may differ between ranks and be zero, the rest of the shape not.
+
+    Examples:
+        >>> gather(torch.ones(2, 3)).shape  # one rank
+        torch.Size([2, 3])
+    """
+    if _transport() is None:
+        return rows
+    if rows.dtype == torch.bool:
+        return gather(rows.to(torch.uint8)).to(torch.bool)
+    return _gather(rows)
+
+
+def sum_with_gradient(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Sum over ranks, with exact gradient: for statistics over all ranks' rows, as in batch standardisation."""
+    if _transport() is None:
+        return tensor
+    return _all_sum(tensor)
+
+
+@torch.no_grad()
+def sum_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Sum over ranks without gradient; the argument is left as it is."""
+    channel = _transport()
+    return tensor.detach() if channel is None else channel.all_reduce(tensor.detach())
+
+
+def gather_strings(strings: Sequence[str]) -> list[str]:
+    """All ranks' strings in rank order."""
+    if _transport() is None:
+        return list(strings)
+    encoded = [string.encode("utf-8") for string in strings]
+    lengths = gather(torch.tensor([len(item) for item in encoded], dtype=torch.int64))
+    joined = gather(
+        torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8)[: sum(map(len, encoded))]
+    )
+    parts = torch.split(joined, lengths.tolist())
+    return [bytes(part.tolist()).decode("utf-8") for part in parts]
+
+
+def row_ids(rows: int, device: torch.device | str = "cpu") -> Int64[Tensor, "R"]:
+    """Numbers for this rank's rows that no other rank gives; needs no exchange."""
+    return torch.arange(rows, device=device) + (rank() << 40)
+
+
+def deal(rows: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "P ..."]:
+    """This rank's share of rows that every rank holds alike, so that a later gather meets each of them once."""
+    return rows[rank() :: world_size()]
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    if rows.shape[0] == length:
+        return rows
+    return torch.cat([rows, rows.new_zeros((length - rows.shape[0], *rows.shape[1:]))])

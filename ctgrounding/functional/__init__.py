@@ -1,0 +1,1 @@
+"""Maths without state: contrast, localization, prompts, pooling, ranks, bootstrap."""
