@@ -1,0 +1,187 @@
+"""What every image encoder is: HU volumes in, a dense feature map on a known grid out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctgrounding.encoders.image.patches import patches
+from ctgrounding.encoders.image.windows import AIR_HU, DEFAULT_WINDOWS, HuWindows, outside_to_air
+from ctgrounding.errors import BatchError, ConfigError
+from ctgrounding.types import DenseFeatures
+
+Triple = tuple[float, float, float]
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Base of image encoders.
+
+    A subclass calls ``super().__init__`` with its sizes and writes :meth:`forward`, which may use
+    :meth:`channels`, :meth:`patch_channels` and :meth:`valid_cells`. It must not use batch statistics, and
+    what lies outside a scan's valid box must not change the features of valid cells;
+    :func:`ctgrounding.testing.encoders.check_image_encoder` tells whether it keeps to that.
+
+    Args:
+        width: Channels of the feature map.
+        spacing_mm: Voxel size along ``D H W`` that the encoder is made for.
+        cell_vox: Voxels of a cell of its map along ``D H W``.
+        windows: Low and high end of each HU window.
+        has_summary: Whether :meth:`forward` gives one vector a scan besides the map.
+
+    Raises:
+        ConfigError: If a size is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        spacing_mm: Sequence[float],
+        cell_vox: Sequence[float],
+        windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS,
+        has_summary: bool = False,
+    ) -> None:
+        super().__init__()
+        self._width = width
+        self._spacing_mm = _triple("spacing_mm", spacing_mm)
+        self._cell_vox = _triple("cell_vox", cell_vox)
+        self._has_summary = has_summary
+        self.windows = HuWindows(windows)
+
+    @abstractmethod
+    def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:
+        """Encode volumes of any size.
+
+        Args:
+            image_hu: Volumes in HU, padded to one shape; any number type.
+            valid_box: Half-open box of real voxels of each.
+
+        Returns:
+            The map of ``ceil(size / cell)`` cells along each axis.
+        """
+
+    @property
+    def width(self) -> int:
+        """Channels of the feature map, and of the summary where there is one."""
+        return self._width
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Voxel size along ``D H W`` that the encoder is made for."""
+        return self._spacing_mm
+
+    @property
+    def cell_vox(self) -> Triple:
+        """Voxels of a cell along ``D H W``."""
+        return self._cell_vox
+
+    @property
+    def cell_mm(self) -> Triple:
+        """Size of a cell along ``D H W``."""
+        return tuple(vox * mm for vox, mm in zip(self._cell_vox, self._spacing_mm, strict=True))  # type: ignore[return-value]
+
+    @property
+    def offset_vox(self) -> Triple:
+        """Centre of cell (0, 0, 0) in voxels: the map starts at the volume's first voxel."""
+        return tuple((vox - 1) / 2 for vox in self._cell_vox)  # type: ignore[return-value]
+
+    @property
+    def axial_mm(self) -> float:
+        """Size of a cell along ``D``, that is of one depth bin."""
+        return self.cell_mm[0]
+
+    @property
+    def has_summary(self) -> bool:
+        """Whether the encoder gives one vector a scan besides its map."""
+        return self._has_summary
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Cells along ``D H W`` that cover a volume of this shape."""
+        depth, row, column = (ceil(size / vox) for size, vox in zip(shape, self._cell_vox, strict=True))
+        return depth, row, column
+
+    def padded(
+        self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]
+    ) -> Shaped[Tensor, "b D2 H2 W2"]:
+        """Volumes in HU that are air outside their boxes and padded with air to whole cells.
+
+        Raises:
+            BatchError: If a valid box is empty or leaves its volume (looked at on the CPU only).
+        """
+        sides = image_hu.shape[1:]
+        _check_box(valid_box, sides)
+        full = [round(cells * vox) for cells, vox in zip(self.grid(sides), self._cell_vox, strict=True)]
+        depth, row, column = (whole - side for whole, side in zip(full, sides, strict=True))
+        volume = outside_to_air(image_hu, valid_box)
+        return functional.pad(volume, (0, column, 0, row, 0, depth), value=AIR_HU)
+
+    def channels(
+        self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]
+    ) -> Float[Tensor, "b windows D2 H2 W2"]:
+        """HU windows of :meth:`padded` volumes, in [-1, 1]."""
+        channels: Tensor = self.windows(self.padded(image_hu, valid_box))
+        return channels
+
+    def patch_channels(
+        self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]
+    ) -> Float[Tensor, "b d h w voxels"]:
+        """HU windows of every cell's voxels, in the order window, depth, row, column; for cells of whole voxels."""
+        size = [round(vox) for vox in self._cell_vox]
+        cells: Tensor = self.windows(patches(self.padded(image_hu, valid_box), size), axis=4)
+        return cells.flatten(4)
+
+    def valid_cells(self, valid_box: Int64[Tensor, "b 3 2"], grid: Sequence[int]) -> Bool[Tensor, "b d h w"]:
+        """Cells that hold at least one voxel of their scan's valid box."""
+        depth, row, column = (
+            self._overlap(valid_box[:, axis], vox, cells)
+            for axis, (vox, cells) in enumerate(zip(self._cell_vox, grid, strict=True))
+        )
+        return depth[:, :, None, None] & row[:, None, :, None] & column[:, None, None, :]
+
+    def centred_mm(self, valid_box: Int64[Tensor, "b 3 2"], grid: Sequence[int]) -> Float64[Tensor, "b d h w 3"]:
+        """Position of each cell's centre from the centre of its scan's valid box, along ``D H W``.
+
+        A whole number of cells of padding on any side leaves it as it is.
+        """
+        centre = valid_box.double().sum(-1) / 2
+        along = [
+            ((torch.arange(cells, device=valid_box.device, dtype=torch.float64) + 0.5) * vox - centre[:, axis, None])
+            * mm
+            for axis, (cells, vox, mm) in enumerate(zip(grid, self._cell_vox, self._spacing_mm, strict=True))
+        ]
+        shape = (len(valid_box), *grid)
+        views = (along[0][:, :, None, None], along[1][:, None, :, None], along[2][:, None, None, :])
+        return torch.stack([view.expand(shape) for view in views], dim=-1)
+
+    def features(
+        self,
+        cells: Float[Tensor, "b C d h w"],
+        valid: Bool[Tensor, "b d h w"],
+        summary: Float[Tensor, "b C"] | None = None,
+    ) -> DenseFeatures:
+        """A result on this encoder's grid."""
+        return DenseFeatures(cells, valid, self._cell_vox, self.offset_vox, summary)
+
+    def _overlap(self, bounds: Tensor, vox: float, cells: int) -> Tensor:
+        start = torch.arange(cells, device=bounds.device, dtype=torch.float64) * vox
+        return (start < bounds[:, 1:]) & (start + vox > bounds[:, :1])
+
+
+def _check_box(valid_box: Tensor, sides: Sequence[int]) -> None:
+    if valid_box.device.type != "cpu":
+        return
+    low, high = valid_box.unbind(-1)
+    if bool(((low < 0) | (low >= high) | (high > torch.tensor(sides))).any()):
+        raise BatchError(
+            f"Every valid box must be a part of its volume of shape {tuple(sides)}, but they are {valid_box.tolist()}."
+        )
+
+
+def _triple(name: str, values: Sequence[float]) -> Triple:
+    if len(values) != 3 or min(values) <= 0:
+        raise ConfigError(f"{name} must be three positive numbers along D, H, W, but is {list(values)}.")
+    return float(values[0]), float(values[1]), float(values[2])
