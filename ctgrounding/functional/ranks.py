@@ -24,6 +24,7 @@ from ctgrounding.errors import BatchError
 QUERY_TILE = 1024
 CANDIDATE_TILE = 8192
 _STEP = 16
+_FIXED_ROWS = 64
 
 TieRule = Literal["min", "max", "expected"]
 
@@ -247,3 +248,17 @@ def _first_broken(rows: Float[Tensor, "R M"]) -> int | None:
 def _chunks(rows: Float[Tensor, "R M"]) -> Iterator[tuple[int, Float[Tensor, "r M"]]]:
     for start in range(0, len(rows), CANDIDATE_TILE):
         yield start, rows[start : start + CANDIDATE_TILE]
+
+
+def fixed_scores(rows: Float[Tensor, "R M"], anchors: Float[Tensor, "A M"]) -> Float[Tensor, "R A"]:
+    """Dot products whose bits do not depend on how the rows were cut into batches.
+
+    A matrix product rounds by its shape, so the same scan could score differently in another batch and
+    break a tie. Rows go through blocks of one size, padded with zeros.
+    """
+    scores = rows.new_empty((len(rows), len(anchors)))
+    for start in range(0, len(rows), _FIXED_ROWS):
+        part = rows[start : start + _FIXED_ROWS]
+        block = torch.cat([part, part.new_zeros((_FIXED_ROWS - len(part), part.shape[1]))])
+        scores[start : start + len(part)] = (block @ anchors.T)[: len(part)]
+    return scores

@@ -1,0 +1,110 @@
+"""What an evaluator is: fed like an objective, answers with named numbers that know their protocol."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Shaped
+
+from ctgrounding.evaluation.rows import Rows
+from ctgrounding.functional.bootstrap import Bootstrap, Interval, Method, Statistic, draw_clusters
+from ctgrounding.types import Batch, Encoded
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: by drawing whole patients.
+
+    Attributes:
+        resamples: Number of draws.
+        level: Chance in (0, 1) that the interval holds the value.
+        method: ``percentile`` or ``bca``.
+        seed: Of the draws; runs compared with each other need the same.
+    """
+
+    resamples: int = 1000
+    level: float = 0.95
+    method: Method = "percentile"
+    seed: int = 0
+
+    def interval(self, statistic: Statistic, patients: Shaped[np.ndarray, "n"]) -> Interval:
+        """Estimate and bounds of a statistic of rows that belong to ``patients``.
+
+        Raises:
+            ConfigError: If the number of resamples, the level or the method is none.
+        """
+        draws = draw_clusters(patients, self.resamples, self.seed)
+        return Bootstrap(statistic, draws).interval(self.level, self.method)
+
+    def described(self) -> str:
+        """One line for the protocol of a number."""
+        return f"{self.level:.0%} {self.method} interval, {self.resamples} draws of patients, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Embeddings that an evaluator reads, so that they can be saved and fed to it later.
+
+    Attributes:
+        image: Pairs of readout and image head.
+        text: Text heads.
+    """
+
+    image: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    text: frozenset[str] = field(default_factory=frozenset)
+
+
+class Evaluator(ABC):
+    """Collects rows from encoded batches and turns them into numbers.
+
+    Built from configuration; heads are named and an unknown name is an error of the model's head bank.
+    ``update`` sees this rank's batches only. ``compute`` and ``results`` are collectives: every rank calls
+    both, in this order, and every rank gets the same answer, that of one process on all scans.
+
+    Attributes:
+        requires: Batch keys and readouts that it reads.
+    """
+
+    requires: ClassVar[frozenset[str]]
+
+    def __init__(self) -> None:
+        self.rows = Rows()
+
+    def fixed_texts(self) -> Sequence[str]:
+        """Texts that it needs besides those of a batch; ``encoded.planned_text`` points at their vectors."""
+        return ()
+
+    @abstractmethod
+    def reads(self) -> Reads:
+        """Embeddings that ``update`` asks for."""
+
+    def reset(self) -> None:
+        """Forget all rows, before another pass over the data."""
+        self.rows = Rows()
+
+    @abstractmethod
+    def update(self, encoded: Encoded, batch: Batch) -> None:
+        """Add the scans of a batch.
+
+        Raises:
+            ConfigError: If a head or readout that it names does not exist.
+            BatchError: If the batch cannot be evaluated.
+        """
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The numbers by full name, such as ``snippet_localization/mae_mm``; what has no value is left out."""
+
+    @abstractmethod
+    def results(self) -> Mapping[str, Any]:
+        """The numbers in full, as JSON values: tables, curves, examples, and the protocol they belong to."""
+
+
+def bounds(name: str, interval: Interval, column: int = 0, unit: str = "") -> dict[str, float]:
+    """An interval as flat names: ``name_ci_low`` and ``name_ci_high``, with a unit at the end."""
+    return {
+        f"{name}_ci_low{unit}": float(interval.low[column]),
+        f"{name}_ci_high{unit}": float(interval.high[column]),
+    }

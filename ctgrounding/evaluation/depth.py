@@ -1,0 +1,328 @@
+"""At which depth of this scan does the sentence's finding lie? Errors in mm, beside what needs no model."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+from ctgrounding import label_sets
+from ctgrounding.errors import BatchError, ConfigError
+from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.examples import Examples, coronal_of, packed_image
+from ctgrounding.evaluation.rows import Rows, Table
+from ctgrounding.evaluation.snippets import BatchSnippets, extent_mm
+from ctgrounding.functional.bootstrap import weighted_means
+from ctgrounding.types import Batch, Encoded
+
+ANY_ORGAN = 0
+NAMELESS = ("middle", "random", "untrained")
+LONG_SCAN_MM = 300.0
+SMALL_LESION_MM = 20.0
+
+
+def depth_prior(rows: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Mean place of each organ's snippets in their scans, from training data.
+
+    Args:
+        rows: For each training snippet the label id of the organ that it names (0 for none) and its
+            depth as a fraction of the scan: 0 at the lower edge of the lowest real voxel, 1 at the upper edge of
+            the highest.
+
+    Returns:
+        Mean fraction by label id; id 0 holds the mean of all snippets.
+    """
+    fractions: dict[int, list[float]] = {}
+    for organ, fraction in rows:
+        for label in {organ, ANY_ORGAN}:
+            fractions.setdefault(label, []).append(fraction)
+    return {label: float(np.mean(values)) for label, values in fractions.items()}
+
+
+class SnippetDepth(Evaluator):
+    """Distance between the depth bin most like a snippet and the slice that the snippet's author named.
+
+    The prediction is the centre of the bin with the highest cosine among the scan's real bins, the lowest
+    of equal ones; the truth is the middle of the snippet's depth interval. Snippets outside the scan's
+    bins have no right answer: they are left out and counted.
+
+    Four answers that do not read the sentence, or read it without looking, stand beside it: the *middle*
+    of the scan; a *random* real bin, whose error is its exact expectation; an *untrained* twin of the model
+    where the task feeds one; and the *organ prior*, the training mean of the place of the organ that the
+    snippet names, as a fraction of the scan.
+
+    Args:
+        image_head: Head of the ``depth`` readout.
+        text_head: Head of the snippets.
+        temperature: Divides the cosines of a shown probability; the numbers do not depend on it.
+        label_set: Organ label set that snippets' organs are numbered by.
+        resampling: Of the intervals, by patient.
+        examples: Scans that are shown; chosen by name, not by success.
+        seed: Of the choice of examples.
+
+    Raises:
+        ConfigError: If the temperature is not positive or the label set does not exist.
+
+    Examples:
+        >>> SnippetDepth(image_head="local", text_head="local").compute()
+        {'snippet_localization/snippets': 0.0, 'snippet_localization/outside': 0.0}
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset(
+        {
+            "snippet_scan",
+            "snippet_text",
+            "snippet_depth_mm",
+            "snippet_organ",
+            "snippet_size_mm",
+            "valid_box",
+            "spacing_mm",
+            "origin_mm",
+            "patient",
+            "texts",
+            "depth",
+        }
+    )
+
+    def __init__(
+        self,
+        image_head: str = "local",
+        text_head: str = "local",
+        temperature: float = 0.1,
+        label_set: str = "total_v2",
+        resampling: Resampling | None = None,
+        examples: int = 12,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ConfigError(
+                f"A temperature of {temperature} gives no probabilities. Use a positive one, such as 0.1."
+            )
+        self.image_head, self.text_head, self.temperature = image_head, text_head, temperature
+        self.label_set, self._names = label_set, label_sets.load(label_set)
+        self.resampling = resampling or Resampling()
+        self._examples = Examples(examples, seed)
+        self._untrained = Rows()
+        self._prior: dict[int, float] | None = None
+
+    def use_prior(self, prior: Mapping[int, float]) -> None:
+        """Take the organ prior of the training data; kept over resets.
+
+        Args:
+            prior: As :func:`depth_prior` makes it.
+        """
+        self._prior = dict(prior)
+
+    def reads(self) -> Reads:
+        """The ``depth`` readout and the snippets."""
+        return Reads(frozenset({("depth", self.image_head)}), frozenset({self.text_head}))
+
+    def reset(self) -> None:
+        """Forget all rows and examples, not the prior."""
+        super().reset()
+        self._untrained = Rows()
+        self._examples.reset()
+
+    def update(self, encoded: Encoded, batch: Batch) -> None:
+        """Locate the snippets of a batch.
+
+        Raises:
+            ConfigError: If a head or readout does not exist.
+            BatchError: If a score is not finite.
+        """
+        snippets = BatchSnippets(encoded, batch)
+        scores = snippets.scores(encoded, self.image_head, self.text_head)
+        low, high = extent_mm(batch)
+        self.rows.add(
+            snippets.keys,
+            predicted_mm=torch.from_numpy(snippets.chosen_mm(scores)),
+            target_mm=torch.from_numpy(snippets.target_mm),
+            inside=torch.from_numpy(snippets.inside),
+            middle_mm=torch.from_numpy(snippets.middle_mm),
+            random_error_mm=torch.from_numpy(snippets.random_error_mm()),
+            low_mm=torch.from_numpy(low[snippets.scan]),
+            high_mm=torch.from_numpy(high[snippets.scan]),
+            organ=batch["snippet_organ"],
+            size_mm=batch["snippet_size_mm"],
+            patient=batch["patient"].cpu()[torch.from_numpy(snippets.scan)],
+        )
+        for place in np.flatnonzero(snippets.inside):
+            self._examples.offer(snippets.keys[place], partial(self._example, snippets, scores, batch, int(place)))
+
+    def update_untrained(self, encoded: Encoded, batch: Batch) -> None:
+        """Add what an untrained twin of the model says of the batch that ``update`` got."""
+        snippets = BatchSnippets(encoded, batch)
+        scores = snippets.scores(encoded, self.image_head, self.text_head)
+        self._untrained.add(snippets.keys, predicted_mm=torch.from_numpy(snippets.chosen_mm(scores)))
+
+    def compute(self) -> dict[str, float]:
+        """Errors in mm of the model and of the baselines, with intervals."""
+        everything = self.rows.table()
+        errors = self._errors(everything)
+        inside = everything.array("inside") if len(everything) else np.zeros(0, dtype=bool)
+        prefix = "snippet_localization"
+        counts = {f"{prefix}/snippets": float(inside.sum()), f"{prefix}/outside": float((~inside).sum())}
+        if not inside.any():
+            return counts
+        patients = everything.array("patient")[inside]
+        names = list(errors)
+        values = np.stack([errors[name] for name in names], axis=1)
+        own = values[:, 0]
+        interval = self.resampling.interval(weighted_means(values), patients)
+        numbers = counts | {f"{prefix}/scans": float(len(_scans(everything, inside)))}
+        for column, name in enumerate(names):
+            stem = f"{prefix}/mae" if name == "model" else f"{prefix}/{name}_mae"
+            numbers |= {f"{stem}_mm": float(interval.estimate[column]), **bounds(stem, interval, column, "_mm")}
+        shares = np.stack([own <= 12.0, own <= 24.0], axis=1).astype(np.float64)
+        within = self.resampling.interval(weighted_means(shares), patients)
+        for column, name in enumerate(("within_12_mm", "within_24_mm")):
+            numbers |= {
+                f"{prefix}/{name}": float(within.estimate[column]),
+                **bounds(f"{prefix}/{name}", within, column),
+            }
+        numbers[f"{prefix}/median_mm"] = float(np.median(own))
+        numbers[f"{prefix}/per_scan_mae_mm"] = float(np.mean([own[rows].mean() for rows in _scans(everything, inside)]))
+        return (
+            numbers
+            | self._over_best(values, names, patients)
+            | self._small(errors, everything.array("size_mm")[inside])
+        )
+
+    def results(self) -> Mapping[str, Any]:
+        """Errors by stratum, their histogram and course over depth, and examples with pictures."""
+        everything = self.rows.table()
+        errors = self._errors(everything)
+        examples = self._examples.gathered()
+        shown = {
+            "title": "Snippet localization",
+            "protocol": {
+                "prediction": f"centre of the most similar depth bin (heads {self.image_head}, {self.text_head})",
+                "error": "distance in mm to the middle of the named slice's depth interval",
+                "random": "exact expectation over the scan's real bins",
+                "organ_prior": "training mean of the named organ's depth as a fraction of the scan",
+                "resampled unit": self.resampling.described(),
+                "examples": "chosen by a hash of the scan's name, before any result was known",
+            },
+        }
+        if not len(everything) or not errors:
+            return {**shown, "strata": [], "examples": examples}
+        table = everything.take(np.flatnonzero(everything.array("inside")))
+        return {
+            **shown,
+            "errors_mm": {name: np.round(values, 2).tolist() for name, values in errors.items()},
+            "fraction": np.round(_fraction(table), 4).tolist(),
+            "strata": self._strata(table, errors),
+            "examples": examples,
+        }
+
+    def _errors(self, table: Table) -> dict[str, Float64[np.ndarray, "R"]]:
+        """Absolute error of each answer for the snippets inside their scans; the model's comes first."""
+        twin = self._untrained.table()
+        if not len(table) or not table.array("inside").any():
+            return {}
+        target, low, high = (table.array(name) for name in ("target_mm", "low_mm", "high_mm"))
+        errors = {
+            "model": np.abs(table.array("predicted_mm") - target),
+            "middle": np.abs(table.array("middle_mm") - target),
+            "random": table.array("random_error_mm"),
+        }
+        if len(twin):
+            if twin.keys != table.keys:
+                raise BatchError("The untrained twin was fed other snippets than the model. Feed it the same batches.")
+            errors["untrained"] = np.abs(twin.array("predicted_mm") - target)
+        if self._prior is not None:
+            other = self._prior.get(ANY_ORGAN, 0.5)
+            fraction = np.array([self._prior.get(organ, other) for organ in table.array("organ").tolist()])
+            errors["organ_prior"] = np.abs(low + fraction * (high - low) - target)
+        return {name: values[table.array("inside")] for name, values in errors.items()}
+
+    def _over_best(
+        self, values: NDArray[np.float64], names: list[str], patients: NDArray[np.int64]
+    ) -> dict[str, float]:
+        """The model's mean error as a fraction of the best of middle, random and untrained."""
+        means = weighted_means(values)
+        rivals = [names.index(name) for name in NAMELESS if name in names]
+
+        def ratio(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
+            errors = means(weights)
+            result: NDArray[np.float64] = errors[:, :1] / errors[:, rivals].min(1, keepdims=True)
+            return result
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            interval = self.resampling.interval(ratio, patients)
+        name = "snippet_localization/mae_over_best_baseline"
+        return {name: float(interval.estimate[0]), **bounds(name, interval)}
+
+    @staticmethod
+    def _small(errors: Mapping[str, NDArray[np.float64]], size_mm: NDArray[np.float64]) -> dict[str, float]:
+        """Errors of the snippets that state a size under 20 mm."""
+        small = size_mm < SMALL_LESION_MM
+        numbers = {"snippet_localization/small_snippets": float(small.sum())}
+        if small.any():
+            numbers |= {
+                f"snippet_localization/small_{'' if name == 'model' else name + '_'}mae_mm": float(values[small].mean())
+                for name, values in errors.items()
+            }
+        return numbers
+
+    def _strata(self, table: Table, errors: Mapping[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
+        length, size, organ = (
+            table.array("high_mm") - table.array("low_mm"),
+            table.array("size_mm"),
+            table.array("organ"),
+        )
+        groups = {
+            "All snippets": np.ones(len(table), dtype=bool),
+            "Stated size under 20 mm": size < SMALL_LESION_MM,
+            "Stated size from 20 mm": size >= SMALL_LESION_MM,
+            "Scan up to 300 mm long": length <= LONG_SCAN_MM,
+            "Scan over 300 mm long": length > LONG_SCAN_MM,
+            "No organ named": organ == ANY_ORGAN,
+        }
+        groups |= {
+            label_sets.spoken(self._names.get(label, f"label {label}")).capitalize(): organ == label
+            for label in sorted(set(organ.tolist()) - {ANY_ORGAN})
+        }
+        return [
+            {
+                "name": name,
+                "snippets": int(chosen.sum()),
+                "median_mm": float(np.median(errors["model"][chosen])),
+                "mae_mm": {answer: float(values[chosen].mean()) for answer, values in errors.items()},
+            }
+            for name, chosen in groups.items()
+            if chosen.any()
+        ]
+
+    def _example(
+        self, snippets: BatchSnippets, scores: list[NDArray[np.float64]], batch: Batch, row: int
+    ) -> dict[str, Any]:
+        scan = int(snippets.scan[row])
+        logits = scores[row] / self.temperature
+        weights = np.exp(logits - logits.max())
+        low, high = batch["snippet_depth_mm"][row].tolist()
+        return {
+            "scan": snippets.keys[row],
+            "text": batch["texts"][int(batch["snippet_text"][row])],
+            "depth_mm": snippets.bins_mm[scan].round(2).tolist(),
+            "probability": (weights / weights.sum()).round(5).tolist(),
+            "chosen_mm": float(snippets.bins_mm[scan][scores[row].argmax()]),
+            "true_mm": [low, high],
+            "coronal": packed_image(coronal_of(batch, scan)),
+        }
+
+
+def _scans(table: Table, inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Rows of each scan among the snippets inside."""
+    names = np.array(table.keys)[inside]
+    return [np.flatnonzero(names == name) for name in np.unique(names)]
+
+
+def _fraction(table: Table) -> NDArray[np.float64]:
+    low, high = table.array("low_mm"), table.array("high_mm")
+    fraction: NDArray[np.float64] = (table.array("target_mm") - low) / (high - low)
+    return fraction

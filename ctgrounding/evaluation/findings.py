@@ -1,0 +1,239 @@
+"""Findings asked as pairs of sentences, of the organ in which they lie and of the whole scan."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from ctgrounding import label_sets
+from ctgrounding import questions as question_lists
+from ctgrounding.errors import BatchError
+from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.prompts import Ensembles, cosines
+from ctgrounding.evaluation.rows import Table, scan_keys
+from ctgrounding.functional.auroc import auroc, average_precision, precision_recall_curve, roc_curve
+from ctgrounding.functional.bootstrap import Interval
+from ctgrounding.types import Batch, Encoded
+
+READOUTS = ("organ", "global")
+
+
+class ZeroShotFindings(Evaluator):
+    """Zero-shot classification of findings: area under the ROC curve of a difference of cosines.
+
+    The score of a finding is the cosine with its affirming sentences less the cosine with its denying
+    ones, each an ensemble (normalised mean of unit embeddings). A finding that lies in organs is scored on
+    each of them that the scan shows, and the highest counts; a scan that shows none of them takes no part
+    in that score. The score of the global readout stands beside it, for all scans and for the same scans.
+    A finding counts where it has enough positives and enough negatives.
+
+    Args:
+        questions: Packaged list of questions or a YAML file; the labels of the batch have its order.
+        image_head: Head of the ``global`` readout.
+        text_head: Head of the sentences that meet the global readout.
+        organ_image_head: Head of the ``organ`` readout.
+        organ_text_head: Head of the sentences that meet the organ readout.
+        organ_negative: Templates with ``{organ}`` that deny any finding in an organ; used instead of the
+            question's own denial for the organ score. None uses the question's own.
+        label_set: Organ label set of the masks.
+        min_cases: Least number of positives and of negatives of a finding that counts.
+        resampling: Of the intervals, by patient.
+
+    Raises:
+        ConfigError: If the list or the label set does not exist or names an unknown organ.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"labels", "patient", "global", "organ"})
+
+    def __init__(
+        self,
+        questions: str,
+        image_head: str = "main",
+        text_head: str = "main",
+        organ_image_head: str = "organ",
+        organ_text_head: str = "organ",
+        organ_negative: Sequence[str] | None = None,
+        label_set: str = "total_v2",
+        min_cases: int = 8,
+        resampling: Resampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.question_list, self.questions = questions, question_lists.load(questions)
+        self.image_head, self.text_head = image_head, text_head
+        self.organ_image_head, self.organ_text_head = organ_image_head, organ_text_head
+        self.organ_negative, self.label_set, self.min_cases = organ_negative, label_set, min_cases
+        self.resampling = resampling or Resampling()
+        self._organs = [
+            [label_sets.label_of(organ, label_set) for organ in question.organs] for question in self.questions
+        ]
+        self._pairs = Ensembles([q.positive for q in self.questions] + [q.negative for q in self.questions])
+        asked = sorted({organ for organs in self._organs for organ in organs}) if organ_negative else []
+        spoken = [label_sets.spoken(label_sets.load(label_set)[organ]) for organ in asked]
+        self._denials = Ensembles([[t.format(organ=name) for t in organ_negative or ()] for name in spoken])
+        self._denial_of = {organ: place for place, organ in enumerate(asked)}
+
+    def fixed_texts(self) -> Sequence[str]:
+        """The sentences of all questions, and the denials of each organ where configured."""
+        return (*self._pairs.texts, *self._denials.texts)
+
+    def reads(self) -> Reads:
+        """Both readouts, each with its head, and the sentences through both text heads."""
+        pairs = frozenset({("global", self.image_head), ("organ", self.organ_image_head)})
+        return Reads(pairs, frozenset({self.text_head, self.organ_text_head}))
+
+    def update(self, encoded: Encoded, batch: Batch) -> None:
+        """Score the scans of a batch.
+
+        Raises:
+            ConfigError: If a head or readout does not exist.
+            BatchError: If the labels have another number of columns than the questions.
+        """
+        count = len(self.questions)
+        if batch["labels"].shape[1] != count:
+            raise BatchError(
+                f"The batch has {batch['labels'].shape[1]} label columns but list '{self.question_list}' has {count} "
+                "questions. Give data and evaluator the same list."
+            )
+        anchors = self._pairs.anchors(encoded, self.text_head)
+        whole = cosines(encoded.image("global", self.image_head), anchors)
+        self.rows.add(
+            scan_keys(batch),
+            labels=batch["labels"],
+            patient=batch["patient"],
+            **{"global": whole[:, :count] - whole[:, count:], "organ": self._organ_scores(encoded, len(whole))},
+        )
+
+    def _organ_scores(self, encoded: Encoded, scans: int) -> Float[Tensor, "B Q"]:
+        """Highest score over the organs of each finding that a scan shows; NaN where it shows none."""
+        anchors = self._pairs.anchors(encoded, self.organ_text_head)
+        rows = encoded.image("organ", self.organ_image_head)
+        pairs = cosines(rows, anchors)
+        count = len(self.questions)
+        positive, negative = pairs[:, :count], pairs[:, count:]
+        organ, scan = encoded.organ_class.cpu(), encoded.organ_scan.cpu()
+        if self._denial_of:
+            negative = self._denied(encoded, rows, organ)
+        scores = torch.full((scans, count), -torch.inf)
+        for question, organs in enumerate(self._organs):
+            mine = torch.isin(organ, torch.tensor(organs, dtype=organ.dtype))
+            difference = positive[mine, question] - negative[mine, question]
+            scores[:, question].scatter_reduce_(0, scan[mine], difference, reduce="amax")
+        return torch.where(scores.isinf(), torch.nan, scores)
+
+    def _denied(self, encoded: Encoded, rows: Float[Tensor, "O M"], organ: Int64[Tensor, "O"]) -> Float[Tensor, "O Q"]:
+        """Cosine of each organ with its own denial, whatever the question."""
+        anchors = self._denials.anchors(encoded, self.organ_text_head, offset=len(self._pairs.texts))
+        place = torch.tensor([self._denial_of.get(label, 0) for label in organ.tolist()], dtype=torch.int64)
+        own = cosines(rows, anchors).gather(1, place[:, None])
+        return own.expand(-1, len(self.questions))
+
+    def compute(self) -> dict[str, float]:
+        """Macro areas with intervals, and the number of findings that count."""
+        table = self.rows.table()
+        if not len(table):
+            return {"findings/classes": 0.0}
+        labels, scores = self._cases(table)
+        counted = self._counted(labels["main"])
+        located = counted & np.array([bool(organs) for organs in self._organs])
+        numbers = {
+            "findings/classes": float(counted.sum()),
+            "findings/organ_classes": float(located.sum()),
+            "findings/scans": float(len(table)),
+        }
+        if counted.any():
+            numbers |= self._macro("findings/auroc_macro", scores["main"], labels["main"], counted)
+            numbers |= self._macro("findings/global_auroc_macro", scores["global"], labels["global"], counted)
+            precision = average_precision(scores["main"], labels["main"])[0, counted]
+            numbers["findings/auprc_macro"] = float(precision.mean())
+        if located.any():
+            numbers |= self._macro("findings/organ_auroc_macro", scores["main"], labels["main"], located)
+        return numbers
+
+    def results(self) -> Mapping[str, Any]:
+        """A row a finding with intervals, case numbers and curves, and the protocol."""
+        table = self.rows.table()
+        return {
+            "title": "Findings, zero-shot",
+            "protocol": {
+                "questions": self.question_list,
+                "score": "cosine with affirming sentences less cosine with denying ones"
+                + (f"; in organs, denial is '{self.organ_negative[0]}'" if self.organ_negative else ""),
+                "ensemble": f"up to {max((len(q.positive) for q in self.questions), default=0)} sentence pairs, mean",
+                "organ readout": "highest over the finding's visible organs; scans that show none are left out",
+                "a finding counts from": f"{self.min_cases} positives and {self.min_cases} negatives",
+                "intervals": self.resampling.described(),
+            },
+            "classes": self._class_rows(table) if len(table) else [],
+        }
+
+    def _class_rows(self, table: Table) -> list[dict[str, Any]]:
+        labels, scores = self._cases(table)
+        counted = self._counted(labels["main"])
+        main, whole = (self._interval(scores[key], labels[key]) for key in ("main", "global"))
+        same = auroc(scores["global"], labels["main"])[0]
+        precision = average_precision(scores["main"], labels["main"])[0]
+        return [
+            {
+                "name": question.name,
+                "readout": "organ" if question.organs else "global",
+                "organs": list(question.organs),
+                "counts": bool(counted[column]),
+                "positives": int((labels["main"][:, column] == 1).sum()),
+                "negatives": int((labels["main"][:, column] == 0).sum()),
+                "not_visible": int(((labels["main"] == -1) & (labels["global"] != -1))[:, column].sum()),
+                "auroc": float(main.estimate[column]),
+                "auroc_ci": [float(main.low[column]), float(main.high[column])],
+                "auprc": float(precision[column]),
+                "global_auroc": float(whole.estimate[column]),
+                "global_auroc_ci": [float(whole.low[column]), float(whole.high[column])],
+                "global_auroc_same_scans": float(same[column]),
+                "draws_without_value": int(main.undefined[column]),
+                **_curves(scores["main"][:, column], labels["main"][:, column]),
+            }
+            for column, question in enumerate(self.questions)
+        ]
+
+    def _cases(self, table: Table) -> tuple[dict[str, Int64[np.ndarray, "R Q"]], dict[str, Float[np.ndarray, "R Q"]]]:
+        """Labels and scores of the score that counts (``main``) and of the global readout."""
+        truth, organ, whole = table.array("labels"), table.array("organ"), table.array("global")
+        has_organs = np.array([bool(organs) for organs in self._organs])
+        main = np.where(has_organs, organ, whole)
+        return {"main": np.where(np.isnan(main), -1, truth), "global": truth}, {"main": main, "global": whole}
+
+    def _counted(self, labels: Int64[np.ndarray, "R Q"]) -> np.ndarray:
+        fewest = np.minimum((labels == 0).sum(0), (labels == 1).sum(0))
+        counted: np.ndarray = fewest >= self.min_cases
+        return counted
+
+    def _macro(
+        self, name: str, scores: Float[np.ndarray, "R Q"], labels: Int64[np.ndarray, "R Q"], counted: np.ndarray
+    ) -> dict[str, float]:
+        def macro(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
+            areas: np.ndarray = auroc(scores[:, counted], labels[:, counted], weights).mean(1, keepdims=True)
+            return areas
+
+        interval = self.resampling.interval(macro, self.rows.table().array("patient"))
+        limits = bounds(name.removesuffix("_macro"), interval)
+        return {name: float(interval.estimate[0]), **limits}
+
+    def _interval(self, scores: Float[np.ndarray, "R Q"], labels: Int64[np.ndarray, "R Q"]) -> Interval:
+        patients = self.rows.table().array("patient")
+        return self.resampling.interval(lambda weights: auroc(scores, labels, weights), patients)
+
+
+def _curves(scores: Float[np.ndarray, "R"], labels: Int64[np.ndarray, "R"]) -> dict[str, Any]:
+    """ROC and precision-recall points, thinned to what a page can show."""
+    false, true, _ = roc_curve(scores, labels)
+    precision, recall, _ = precision_recall_curve(scores, labels)
+    return {
+        "roc": [_thinned(false), _thinned(true)],
+        "precision_recall": [_thinned(recall), _thinned(precision)],
+    }
+
+
+def _thinned(values: Float64[np.ndarray, "k"], most: int = 100) -> list[float]:
+    index = np.unique(np.linspace(0, max(0, len(values) - 1), num=min(most, len(values))).round().astype(int))
+    return [round(float(value), 5) for value in values[index]]
