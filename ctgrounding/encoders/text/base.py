@@ -1,0 +1,103 @@
+"""What every text encoder and its tokenizer are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ctgrounding.errors import ConfigError
+
+Pooling = Literal["mean", "first", "last"]
+
+
+class Tokenizer(ABC):
+    """A text to token ids, without padding; small to pickle, so that data workers can have their own.
+
+    Attributes:
+        context_length: Most tokens that a text may keep.
+        pad_id: Token that fills rows up; what it is does not matter to the features.
+    """
+
+    context_length: int
+    pad_id: int
+
+    @abstractmethod
+    def __call__(self, text: str) -> Int64[Tensor, "L"]:
+        """Token ids with their start and end marks, cut to the context length with the end mark kept."""
+
+    @abstractmethod
+    def count(self, text: str) -> int:
+        """Number of tokens before any cut; above ``context_length`` the text is truncated."""
+
+
+class TextEncoder(nn.Module, ABC):
+    """Base of text encoders: unique token rows in, one vector each out.
+
+    A subclass writes :meth:`encode`, for rows of similar length. :meth:`forward` sorts rows by length, so that
+    hundreds of short sentences are not padded to the length of a report; that changes no vector.
+
+    Args:
+        width: Width of a vector.
+        tokenizer: Its tokenizer.
+        bucket_ratio: Longest over shortest row of a pass, at least 1; infinite for one pass.
+    """
+
+    def __init__(self, width: int, tokenizer: Tokenizer, bucket_ratio: float = 1.5) -> None:
+        super().__init__()
+        if bucket_ratio < 1:
+            raise ConfigError(f"bucket_ratio is the longest over the shortest row, at least 1, but is {bucket_ratio}.")
+        self._width = width
+        self._tokenizer = tokenizer
+        self.bucket_ratio = bucket_ratio
+
+    @property
+    def width(self) -> int:
+        """Width of a vector."""
+        return self._width
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes the rows that :meth:`forward` takes."""
+        return self._tokenizer
+
+    @abstractmethod
+    def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row; every row starts with its tokens, and ``mask`` tells them from the padding."""
+
+    def forward(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row.
+
+        Args:
+            tokens: Rows of token ids, each from its first token on.
+            mask: Which of them are real; every row has one at least.
+        """
+        if not len(tokens):
+            return torch.zeros(0, self._width, device=tokens.device)
+        length, order = mask.sum(1).sort(descending=True, stable=True)
+        vectors = [
+            self.encode(tokens[rows, :longest], mask[rows, :longest])
+            for rows, longest in self._buckets(order, length.tolist())
+        ]
+        return torch.cat(vectors)[order.argsort()]
+
+    def _buckets(self, order: Tensor, lengths: list[int]) -> Iterator[tuple[Tensor, int]]:
+        start = 0
+        for place, length in enumerate(lengths):
+            if length * self.bucket_ratio < lengths[start]:
+                yield order[start:place], lengths[start]
+                start = place
+        yield order[start:], lengths[start]
+
+
+def pool(states: Float[Tensor, "T L E"], mask: Bool[Tensor, "T L"], pooling: Pooling) -> Float[Tensor, "T E"]:
+    """One vector a row from the states of its real tokens."""
+    if pooling == "first":
+        return states[:, 0]
+    if pooling == "last":
+        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    share = mask.to(states.dtype)
+    share = share / share.sum(1, keepdim=True)
+    return torch.bmm(share[:, None], states)[:, 0]

@@ -1,0 +1,152 @@
+"""Any text encoder of ``transformers``, by name or local folder, frozen, with LoRA or whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ctgrounding.encoders.text.base import Pooling, TextEncoder, Tokenizer, pool
+from ctgrounding.errors import ConfigError
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters of linear maps; RadFinder's are rank 16, alpha 64, dropout 0.05 on q, k, v and o.
+
+    Attributes:
+        rank: Rank of an adapter.
+        alpha: Adapters are scaled by ``alpha / rank``.
+        dropout: Dropout before an adapter.
+        targets: Ends of the names of the adapted modules; None for peft's choice for this architecture.
+    """
+
+    rank: int = 16
+    alpha: float = 64.0
+    dropout: float = 0.05
+    targets: Sequence[str] | None = None
+
+
+class TransformersTokenizer(Tokenizer):
+    """The tokenizer that belongs to a ``transformers`` model, with the marks that it adds itself.
+
+    Args:
+        model: Name on the Hugging Face hub, or a local folder.
+        context_length: Most tokens of a text, marks included.
+    """
+
+    def __init__(self, model: str, context_length: int) -> None:
+        self.model = model
+        self.context_length = context_length
+        pad = _tokenizer(model).pad_token_id
+        self.pad_id = 0 if pad is None else int(pad)
+
+    def __call__(self, text: str) -> Int64[Tensor, "L"]:
+        """Token ids, cut to the context length with the marks kept."""
+        ids = _tokenizer(self.model)(text, truncation=True, max_length=self.context_length)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def count(self, text: str) -> int:
+        """Number of tokens and marks before any cut."""
+        return len(_tokenizer(self.model)(text, truncation=False, verbose=False)["input_ids"])
+
+
+class TransformersText(TextEncoder):
+    """A pretrained encoder from ``transformers.AutoModel``.
+
+    Args:
+        model: Name on the Hugging Face hub, or a local folder, which needs no network.
+        pooling: ``mean`` over tokens, ``first`` (BERT's mark) or ``last`` (decoders such as Qwen3-Embedding).
+        tuning: ``frozen`` (no gradient and no dropout), ``lora`` or ``full``.
+        lora: Adapters of ``lora``.
+        context_length: Most tokens of a text; longer ones are cut.
+        bucket_ratio: Longest over shortest text of a pass.
+
+    Raises:
+        ConfigError: If the model is in no folder and cannot be fetched, reads less than ``context_length``, or
+            has no module that LoRA targets.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pooling: Pooling = "mean",
+        tuning: Literal["frozen", "lora", "full"] = "lora",
+        lora: Lora | None = None,
+        context_length: int = 512,
+        bucket_ratio: float = 1.5,
+    ) -> None:
+        tower = _tower(model)
+        limit = getattr(tower.config, "max_position_embeddings", context_length)
+        if context_length > limit:
+            raise ConfigError(
+                f"Text model '{model}' reads {limit} tokens; context_length is {context_length}. Lower it."
+            )
+        super().__init__(int(tower.config.hidden_size), TransformersTokenizer(model, context_length), bucket_ratio)
+        self.pooling = pooling
+        self.tuning = tuning
+        unused = getattr(tower, "pooler", None)
+        if isinstance(unused, nn.Module):
+            unused.requires_grad_(False)
+        if tuning == "frozen":
+            tower.requires_grad_(False).eval()
+        self.tower = _with_adapters(model, tower, lora or Lora()) if tuning == "lora" else tower
+
+    def train(self, mode: bool = True) -> "TransformersText":
+        """Set training mode; a frozen tower stays in evaluation mode."""
+        super().train(mode)
+        if self.tuning == "frozen":
+            self.tower.eval()
+        return self
+
+    def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row, without gradient where the tower is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
+            states: Tensor = self.tower(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+            return pool(states, mask, self.pooling)
+
+
+def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    targets = None if lora.targets is None else list(lora.targets)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
+    )
+    try:
+        adapted: nn.Module = get_peft_model(tower, config)
+    except ValueError as error:
+        linear = sorted({name.split(".")[-1] for name, part in tower.named_modules() if isinstance(part, nn.Linear)})
+        raise ConfigError(
+            f"LoRA finds no module {targets} in '{model}'; its linear maps are named {linear}."
+        ) from error
+    return adapted
+
+
+def _tower(model: str) -> Any:  # noqa: ANN401 - transformers is not typed
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise _not_there(model) from error
+
+
+@cache
+def _tokenizer(model: str) -> Any:  # noqa: ANN401 - transformers is not typed
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise _not_there(model) from error
+
+
+def _not_there(model: str) -> ConfigError:
+    return ConfigError(
+        f"Text model '{model}' is neither a folder with a transformers model nor in the local Hugging Face cache, and "
+        f"could not be fetched. Fetch it where there is a network (hf download {model}) and name the folder."
+    )
