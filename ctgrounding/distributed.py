@@ -12,15 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
 from threading import local
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
+
+from ctgrounding.errors import CTGroundingError
+
+Result = TypeVar("Result")
 
 
 class Transport(Protocol):
@@ -201,6 +206,24 @@ def reduce_blocks(blocks: Float[Tensor, "W P ..."], rows: int) -> Float[Tensor, 
     return channel.reduce_scatter(wide.flatten(0, 1))[:rows].to(blocks.dtype)
 
 
+def first_derivative_only(backward: Callable[..., Result]) -> Callable[..., Result]:
+    """Make a custom ``backward`` refuse ``create_graph=True``, where it would silently lack second derivatives.
+
+    PyTorch's ``once_differentiable`` refuses only when the incoming gradient has a graph of its own.
+    """
+
+    @wraps(backward)
+    def refusing(*arguments: object) -> Result:
+        if torch.is_grad_enabled():
+            raise CTGroundingError(
+                "Gathers and contrasts over ranks have no second derivative, but backward was called with "
+                "create_graph=True. Call it without, or keep them out of what you differentiate twice."
+            )
+        return backward(*arguments)
+
+    return refusing
+
+
 class _GatherContext(FunctionCtx):
     counts: tuple[int, ...]
     mine: int
@@ -215,7 +238,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([block[:count] for block, count in zip(blocks, pending.counts, strict=True)])
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: _GatherContext, gradient: Tensor) -> Tensor:
         largest = max(ctx.counts)
         blocks = torch.stack([_padded(part, largest) for part in torch.split(gradient, list(ctx.counts))])
@@ -228,7 +251,7 @@ class _AllSum(torch.autograd.Function):
         return sum_over_ranks(tensor)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return sum_over_ranks(gradient)
 

@@ -74,4 +74,4 @@ def _mix(values: Tensor) -> Tensor:
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64, whose own shift keeps the sign."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
+    return torch.bitwise_and(values >> bits, 2 ** (64 - bits) - 1)
