@@ -71,8 +71,9 @@ class Grid:
         """The grid of a given spacing over the bounding box of a source scan in any orientation.
 
         The box includes the outer halves of the border voxels. Along each axis the grid has the whole
-        number of voxels nearest to the box's length (at least one) and lies centred in it, so a source
-        that already is axis-aligned RAS with this spacing is returned as it is.
+        number of voxels nearest to the box's length (at least one, a half rounded down) and lies centred
+        in it. So every centre lies inside an axis-aligned source, and a source that already is
+        axis-aligned RAS with this spacing is returned as it is.
 
         Args:
             affine: Source affine, ``(i, j, k)`` to RAS mm.
@@ -86,7 +87,7 @@ class Grid:
         step = np.array(spacing_mm[::-1], dtype=np.float64)
         if not np.isfinite(step).all() or step.min() <= 0:
             raise GeometryError(f"Spacing {spacing_mm} mm (D, H, W) is not positive. Give three positive numbers.")
-        counts = np.maximum(1, np.floor((high - low) / step + 0.5 + 1e-6))
+        counts = np.maximum(1, np.ceil((high - low) / step - 0.5 - 1e-6))
         if counts.prod() > MAX_VOXELS:
             extent = tuple(round(float(length), 1) for length in high - low)
             raise GeometryError(f"A scan that extends {extent} mm (x, y, z) is no CT. Check the affine in its header.")

@@ -1,0 +1,147 @@
+"""Finding, reading and checking dataset cards."""
+
+import math
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+from ctgrounding import label_sets
+from ctgrounding.data.records import Split
+from ctgrounding.errors import CardError
+from ctgrounding.ingest.cards import Card, LabelsTable, OrgansRule, ReportsTable, ScansTable, SlicesTable, SplitRule
+
+HU_RULES = ("auto", "stored")
+ID_RULES = ("hash", "keep")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+NESTED = {
+    "scans": ScansTable,
+    "reports": ReportsTable,
+    "labels": LabelsTable,
+    "slices": SlicesTable,
+    "organs": OrgansRule,
+    "split": SplitRule,
+}
+
+
+def load_card(card: str | Path, root: Path | None = None) -> Card:
+    """Read and check a dataset card.
+
+    Args:
+        card: A YAML file, or the name of a card that comes with the package (``phantom``).
+        root: Takes the place of the card's root.
+
+    Raises:
+        CardError: If the file is missing, empty or names an unknown key, if an environment variable is not
+            set, if a value cannot be, or if the root is no folder.
+
+    Examples:
+        >>> load_card("phantom", root=Path.cwd()).organs.classes
+        'total_v2'
+    """
+    path = find_card(card)
+    try:
+        loaded = OmegaConf.to_object(_merged(path, root))
+    except ConfigKeyError as error:
+        raise CardError(_unknown_key(str(error.full_key), path)) from error
+    except InterpolationResolutionError as error:
+        reason = str(error).splitlines()[0].rpartition(": ")[2].strip('"')
+        raise CardError(f"The card {path}, {error.full_key}: {reason}. Export it or give --root FOLDER.") from error
+    except MissingMandatoryValue as error:
+        raise CardError(f"The card {path} has no value for {error.full_key}. Add it.") from error
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise CardError(f"The card {path} cannot be read: {reason}") from error
+    if not isinstance(loaded, Card):
+        raise CardError(f"The card {path} is not a mapping of keys to values.")
+    _check(loaded, path)
+    return loaded
+
+
+def _merged(path: Path, root: Path | None) -> DictConfig:
+    given = OmegaConf.load(path)
+    if not given or not isinstance(given, DictConfig):
+        raise CardError(f"The card {path} is empty or no mapping. Copy data_manifests/own_nifti.yaml and fill it in.")
+    if root is not None:
+        given["root"] = str(root)
+    merged = OmegaConf.merge(OmegaConf.structured(Card), given)
+    if not isinstance(merged, DictConfig):
+        raise CardError(f"The card {path} is not a mapping of keys to values.")
+    return merged
+
+
+def find_card(card: str | Path) -> Path:
+    """The file of a card given as a path or as the name of a packaged card.
+
+    Raises:
+        CardError: If there is neither.
+    """
+    path = Path(card)
+    if path.is_file():
+        return path
+    packaged = Path(str(files("ctgrounding"))) / "_packaged" / "data_manifests"
+    folder = packaged if packaged.is_dir() else Path(__file__).parents[2] / "data_manifests"
+    bundled = folder / f"{path.stem}.yaml"
+    if path.parent in (Path(), Path("data_manifests")) and bundled.is_file():
+        return bundled
+    names = ", ".join(sorted(entry.stem for entry in folder.glob("*.yaml")))
+    raise CardError(f"There is no card '{card}'. Give a YAML file or one of the cards that come along: {names}.")
+
+
+def under_root(root: Path, relative: str, key: str) -> Path:
+    """A path of the card or its tables, which must stay under the root.
+
+    Raises:
+        CardError: If it is absolute, climbs out of the root or leaves it by a link.
+    """
+    base = root.resolve()
+    path = (base / relative).resolve()
+    if Path(relative).is_absolute() or not path.is_relative_to(base):
+        raise CardError(f"{key}: the path '{relative}' leads out of the card's root {root}. Keep all files under it.")
+    return path
+
+
+def _check(card: Card, path: Path) -> None:
+    if not Path(card.root).is_dir():
+        raise CardError(f"The root '{card.root}' of the card {path} is no folder. Correct it or give --root FOLDER.")
+    _one_of(card.hu, HU_RULES, "hu")
+    _one_of(card.ids, ID_RULES, "ids")
+    _one_of(card.organs.classes, label_sets.NAMES, "organs.classes")
+    for table, key in ((card.reports, "reports"), (card.labels, "labels")):
+        if table is not None:
+            _one_of(table.by, ("study", "scan"), f"{key}.by")
+    if card.reports is not None and bool(card.reports.sections) == bool(card.reports.text):
+        raise CardError("reports: give either 'sections' (section name to column) or 'text' (one column), not both.")
+    if any(not math.isfinite(step) or step <= 0 for step in card.spacing_mm):
+        raise CardError(f"spacing_mm is {list(card.spacing_mm)}. Give three positive numbers along D, H, W.")
+    _check_split(card.split)
+
+
+def _check_split(rule: SplitRule) -> None:
+    for name in [*rule.fractions, *rule.values.values()]:
+        _one_of(name, SPLITS, "split")
+    if min(rule.fractions.values(), default=0.0) < 0 or not math.isclose(sum(rule.fractions.values()), 1.0):
+        raise CardError(f"split.fractions are {dict(rule.fractions)}. They must not be negative and sum to 1.")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
+    if value not in allowed:
+        raise CardError(f"{key} is '{value}'. Use one of {', '.join(allowed)}.")
+
+
+def _unknown_key(full_key: str, path: Path) -> str:
+    *parents, key = full_key.split(".")
+    place = NESTED.get(parents[0], Card) if parents else Card
+    known = [entry.name for entry in fields(place)]
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"The card {path} has an unknown key '{full_key}'.{hint} Known here: {', '.join(known)}."

@@ -1,0 +1,38 @@
+"""Readers: one function opens whatever a card or a user names."""
+
+from pathlib import Path
+
+from ctgrounding.errors import ScanError
+from ctgrounding.ingest.readers.source import Source, SourceSlice, Stored
+
+__all__ = ["Source", "SourceSlice", "Stored", "open_source"]
+
+
+def open_source(path: Path, series: int | None = None) -> Source:
+    """Open a NIfTI file or a DICOM folder, headers only.
+
+    Args:
+        path: File or folder.
+        series: Which series of a DICOM folder; for NIfTI the number that reports cite it by.
+
+    Raises:
+        ScanError: If there is nothing at ``path``, or nothing that can be read as a scan. The message names
+            no path, so that it may be stored; the caller adds one where a person reads it.
+
+    Examples:
+        >>> open_source(Path("missing.nii.gz"))
+        Traceback (most recent call last):
+            ...
+        ctgrounding.errors.ScanError: The file or folder does not exist.
+    """
+    if path.is_dir():
+        from ctgrounding.ingest.readers.dicom import open_dicom
+
+        return open_dicom(path, series)
+    if not path.exists():
+        raise ScanError("The file or folder does not exist.")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        from ctgrounding.ingest.readers.nifti import open_nifti
+
+        return open_nifti(path, series)
+    raise ScanError("The file is of no known kind. NIfTI files (.nii, .nii.gz) and DICOM folders can be read.")

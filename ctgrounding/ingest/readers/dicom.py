@@ -1,0 +1,266 @@
+"""DICOM series in folders, mixed or not. Slices are placed by their tags, never by file name or number.
+
+Messages name slices by their place, never by file name or tag, because both may identify a patient.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from ctgrounding.errors import ScanError
+from ctgrounding.geometry import LPS_TO_RAS, Affine, Triple
+from ctgrounding.ingest.readers.source import SourceSlice, Stored
+
+MIN_SLICES = 3
+GAP_TOLERANCE = 0.05
+"""Share of the slice distance by which a gap may differ from it, besides :data:`ROUNDING_MM`."""
+ROUNDING_MM = 0.05
+"""What positions written with few decimals may be off by."""
+
+_TAGS = [
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "PatientPosition",
+]
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """One axial series of a DICOM folder, sorted along its normal; opened by :func:`open_dicom`."""
+
+    files: tuple[Path, ...]
+    affine: Affine
+    shape_ijk: Triple
+    series: int | None
+    frame: str
+    slices: Mapping[int, SourceSlice]
+    facts: Mapping[str, Any]
+
+    def load(self) -> Stored:
+        """See :meth:`ctgrounding.ingest.readers.source.Source.load`.
+
+        Slices that do not share one slope and intercept are brought to HU each by its own.
+        """
+        planes, rules = [], set()
+        for number, path in enumerate(self.files, start=1):
+            values, slope, intercept = _pixels(path, number, len(self.files))
+            if values.shape != self.shape_ijk[1::-1]:
+                raise ScanError(f"Slice {number} of {len(self.files)} has {values.shape} pixels, its header says more.")
+            planes.append((values, slope, intercept))
+            rules.add((slope, intercept))
+        if len(rules) == 1:
+            return Stored(np.stack([values for values, _, _ in planes]), *rules.pop())
+        return Stored(np.stack([values.astype(np.float32) * slope + offset for values, slope, offset in planes]))
+
+
+def open_dicom(folder: Path, series: int | None = None) -> DicomSource:
+    """Find a series in a folder, nested or mixed, and place its slices.
+
+    Args:
+        folder: Folder with DICOM files, with or without extension.
+        series: Series number wanted; None if the folder holds only one with enough slices.
+
+    Raises:
+        ScanError: If there is no such series, several fit, it is no axial CT volume, slices are missing or
+            repeated, or their headers contradict each other.
+    """
+    by_series: dict[str, list[_Header]] = defaultdict(list)
+    for header in _headers(folder, folder.stat().st_mtime_ns):
+        by_series[header.uid].append(header)
+    return _place(_chosen(list(by_series.values()), series))
+
+
+@dataclass(frozen=True)
+class _Header:
+    path: Path
+    uid: str
+    series: int | None
+    image: int | None
+    sop: str
+    frame: str
+    modality: str
+    kind: tuple[str, ...]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    pixel_mm: tuple[float, ...]
+    size: tuple[int, int]
+    patient_position: str
+
+
+@lru_cache(maxsize=8)
+def _headers(folder: Path, _changed_ns: int) -> tuple[_Header, ...]:
+    found = []
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
+        try:
+            found.append(_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)))
+        except InvalidDicomError:
+            continue
+        except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ScanError(
+                f"A DICOM header cannot be read ({type(error).__name__}). Copy the folder again."
+            ) from error
+    if not found:
+        raise ScanError("The folder holds no DICOM file.")
+    return tuple(found)
+
+
+def _header(path: Path, tags: Dataset) -> _Header:
+    def floats(name: str) -> tuple[float, ...]:
+        return tuple(float(value) for value in tags.get(name) or ())
+
+    def number(name: str) -> int | None:
+        value = tags.get(name)
+        return None if value in (None, "") else int(value)
+
+    return _Header(
+        path,
+        str(tags.get("SeriesInstanceUID", "")),
+        number("SeriesNumber"),
+        number("InstanceNumber"),
+        str(tags.get("SOPInstanceUID", "")),
+        str(tags.get("FrameOfReferenceUID", "")),
+        str(tags.get("Modality", "")),
+        tuple(str(value) for value in tags.get("ImageType") or ()),
+        floats("ImagePositionPatient"),
+        floats("ImageOrientationPatient"),
+        floats("PixelSpacing"),
+        (number("Rows") or 0, number("Columns") or 0),
+        str(tags.get("PatientPosition", "")),
+    )
+
+
+def _chosen(groups: list[list[_Header]], series: int | None) -> list[_Header]:
+    numbers = ", ".join(sorted({"none" if group[0].series is None else str(group[0].series) for group in groups}))
+    if series is not None:
+        wanted = [group for group in groups if group[0].series == series]
+        if not wanted:
+            raise ScanError(f"The folder has no series {series}; it has series numbers {numbers}.")
+    else:
+        wanted = [group for group in groups if _is_volume(group)]
+        if not wanted:
+            raise ScanError(f"No series of the folder is a CT volume of at least {MIN_SLICES} axial slices.")
+    if len(wanted) > 1:
+        raise ScanError(f"{len(wanted)} series of the folder fit (series numbers {numbers}). Name one in the card.")
+    return wanted[0]
+
+
+def _is_volume(group: list[_Header]) -> bool:
+    first = group[0]
+    return first.modality == "CT" and len(group) >= MIN_SLICES and "LOCALIZER" not in first.kind
+
+
+def _place(group: list[_Header]) -> DicomSource:
+    first = group[0]
+    _check_alike(group)
+    along_row, along_column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    normal = np.cross(along_row, along_column)
+    positions = np.array([header.position for header in group])
+    order = np.argsort(positions @ normal, kind="stable")
+    placed = positions[order]
+    step = _slice_step(placed, normal)
+    lps = np.eye(4)
+    lps[:3, 0] = along_row * first.pixel_mm[1]
+    lps[:3, 1] = along_column * first.pixel_mm[0]
+    lps[:3, 2] = step
+    lps[:3, 3] = placed[0]
+    ordered = [group[index] for index in order]
+    facts = {"reader": "dicom", "image_type": list(first.kind), "patient_position": first.patient_position}
+    return DicomSource(
+        files=tuple(header.path for header in ordered),
+        affine=LPS_TO_RAS @ lps,
+        shape_ijk=(first.size[1], first.size[0], len(ordered)),
+        series=first.series,
+        frame=first.frame,
+        slices=_numbered(ordered),
+        facts=facts,
+    )
+
+
+def _check_alike(group: list[_Header]) -> None:
+    first = group[0]
+    if first.modality != "CT":
+        raise ScanError(f"The series is {first.modality or 'of no modality'}, not CT.")
+    if "LOCALIZER" in first.kind:
+        raise ScanError("The series is a localizer, not a volume.")
+    if len(group) < MIN_SLICES:
+        raise ScanError(f"The series has {len(group)} slices; at least {MIN_SLICES} are needed.")
+    if any((len(h.position), len(h.orientation), len(h.pixel_mm)) != (3, 6, 2) or min(h.size) < 1 for h in group):
+        raise ScanError("A slice has no position, orientation, pixel spacing or size in its header.")
+    if not np.isfinite([(*h.position, *h.orientation, *h.pixel_mm) for h in group]).all():
+        raise ScanError("A slice has a position, orientation or pixel spacing that is no finite number.")
+    turned = np.ptp([header.orientation for header in group], axis=0).max()
+    scaled = np.ptp([header.pixel_mm for header in group], axis=0).max()
+    if turned > 1e-3 or scaled > 1e-3 or len({header.size for header in group}) > 1:
+        raise ScanError("The slices of the series differ in orientation, pixel spacing or size, so they are no volume.")
+
+
+def _slice_step(placed: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Vector from one slice to the next, from the first and last position; refuses uneven stacks."""
+    gaps = np.diff(placed @ normal)
+    usual = float(np.median(gaps))
+    repeated = int((gaps < 1e-3).sum())
+    if repeated:
+        raise ScanError(f"{repeated} slices repeat the position of another one. Keep one series a folder or number.")
+    off = np.abs(gaps - usual) > GAP_TOLERANCE * usual + ROUNDING_MM
+    if off.any():
+        place = int(off.argmax()) + 1
+        missing = max(1, round(float(gaps[place - 1]) / usual) - 1)
+        raise ScanError(
+            f"The gap after slice {place} of {len(placed)} is {gaps[place - 1]:.2f} mm, elsewhere {usual:.2f} mm: "
+            f"about {missing} slices are missing there."
+        )
+    step: np.ndarray = (placed[-1] - placed[0]) / (len(placed) - 1)
+    drift = float(np.abs(placed - placed[0] - np.arange(len(placed))[:, None] * step).max())
+    if drift > GAP_TOLERANCE * usual + ROUNDING_MM:
+        raise ScanError(f"The slices do not lie on one line: one is {drift:.2f} mm beside it.")
+    return step
+
+
+def _numbered(ordered: list[_Header]) -> dict[int, SourceSlice]:
+    """Image number to slice; numbers that occur twice are left out, for they name no slice."""
+    numbers = [header.image for header in ordered]
+    return {
+        header.image: SourceSlice(index, header.sop)
+        for index, header in enumerate(ordered)
+        if header.image is not None and numbers.count(header.image) == 1
+    }
+
+
+def _pixels(path: Path, number: int, count: int) -> tuple[np.ndarray, float, float]:
+    """Stored values, slope and intercept of one file."""
+    try:
+        dataset = pydicom.dcmread(path)
+        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            return _decoded(path), 1.0, 0.0
+        return dataset.pixel_array, slope, intercept
+    except (OSError, EOFError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise ScanError(
+            f"Slice {number} of {count} is cut short or cannot be decoded ({type(error).__name__}). Copy it again."
+        ) from error
+
+
+def _decoded(path: Path) -> np.ndarray:
+    """A compressed slice through GDCM, which also applies slope and intercept."""
+    import SimpleITK as sitk  # noqa: N813  the library's own abbreviation
+
+    values: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+    return values

@@ -1,0 +1,80 @@
+"""NIfTI files. nibabel reads the header faithfully and leaves slope and intercept to us."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from ctgrounding.errors import ScanError
+from ctgrounding.geometry import Affine, Triple
+from ctgrounding.ingest.readers.source import SourceSlice, Stored
+
+SUFFIXES = (".nii", ".nii.gz")
+_BROKEN = (OSError, EOFError, ValueError, OverflowError, zlib.error, ImageFileError)
+
+
+@dataclass(frozen=True)
+class NiftiSource:
+    """A three-dimensional NIfTI file, opened by :func:`open_nifti`."""
+
+    path: Path
+    affine: Affine
+    shape_ijk: Triple
+    facts: Mapping[str, Any]
+    series: int | None = None
+    frame: str = ""
+
+    @property
+    def slices(self) -> Mapping[int, SourceSlice]:
+        """Empty: NIfTI knows no image numbers."""
+        return {}
+
+    def load(self) -> Stored:
+        """See :meth:`ctgrounding.ingest.readers.source.Source.load`."""
+        try:
+            image = nib.load(self.path)
+            values = np.asanyarray(image.dataobj.get_unscaled())
+        except _BROKEN as error:
+            raise ScanError(
+                f"The NIfTI file is cut short or damaged ({type(error).__name__}). Copy it again."
+            ) from error
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        return Stored(values.reshape(self.shape_ijk, order="F").T, float(slope), float(intercept))
+
+
+def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
+    """Read the header of a NIfTI file.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+        series: Series number that reports cite it by, if any.
+
+    Raises:
+        ScanError: If it is no NIfTI file, not three-dimensional, not of numbers, or says nothing of its
+            orientation.
+    """
+    try:
+        image = nib.load(path)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except _BROKEN as error:
+        raise ScanError(f"The NIfTI header cannot be read ({type(error).__name__}). Copy the file again.") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise ScanError(f"The file is a {type(image).__name__}, not NIfTI. Convert it.")
+    shape = image.shape
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]) or min(shape) < 1:
+        raise ScanError(f"The NIfTI file has shape {shape}. One three-dimensional scan is needed.")
+    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind not in "iuf":
+        raise ScanError(f"The NIfTI file holds values of type {image.get_data_dtype()}. CT needs one number a voxel.")
+    codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+    if codes == (0, 0):
+        raise ScanError(
+            "The NIfTI header says nothing of orientation (sform and qform codes are 0), so left and right "
+            "are unknown. Convert the scan from its DICOM files again."
+        )
+    facts = {"reader": "nifti", "dtype": str(image.get_data_dtype()), "sform_qform": list(codes)}
+    return NiftiSource(path, affine, (int(shape[0]), int(shape[1]), int(shape[2])), facts, series)

@@ -1,0 +1,73 @@
+"""What every reader yields: a source's geometry first, from headers alone, and its voxels when asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Shaped
+
+from ctgrounding.geometry import Affine, Triple
+
+
+@dataclass(frozen=True)
+class SourceSlice:
+    """One slice of a series, as reports cite it.
+
+    Attributes:
+        index: Its place along the third index axis of the source.
+        slice_id: SOP instance UID, or a key of the ``slices`` table.
+    """
+
+    index: int
+    slice_id: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Voxels as a file holds them, and what its header says makes them HU.
+
+    Attributes:
+        values: ``values[k, j, i]`` belongs to index ``(i, j, k)`` of the source affine.
+        slope: The header's slope.
+        intercept: The header's intercept.
+    """
+
+    values: Shaped[np.ndarray, "k j i"]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+class Source(Protocol):
+    """An image or label map on disk. Made by :func:`ctgrounding.ingest.readers.open_source`."""
+
+    @property
+    def affine(self) -> Affine:
+        """Maps index ``(i, j, k)`` to RAS mm."""
+
+    @property
+    def shape_ijk(self) -> Triple:
+        """Size along ``i, j, k``."""
+
+    @property
+    def series(self) -> int | None:
+        """Series number, where the file has one."""
+
+    @property
+    def frame(self) -> str:
+        """Identifier of the world frame; empty where the file has none."""
+
+    @property
+    def slices(self) -> Mapping[int, SourceSlice]:
+        """Image number to slice; empty where the file numbers none."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the header says that the verdict keeps: kind, orientation and the like; nothing that identifies."""
+
+    def load(self) -> Stored:
+        """Read the voxels.
+
+        Raises:
+            ScanError: If they are cut short or cannot be decoded.
+        """
