@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class ScanIndex:
     Attributes:
         shards: The shards.
         classes: Label id to organ name, the same in all of them.
+        label_names: Every label that a record of theirs states, sorted.
         shard_of: For each scan, its shard.
         row_of: For each scan, its row there.
         columns: ``scan_id``, ``study_id``, ``patient_id``, ``dataset`` and ``split`` of each scan.
@@ -47,6 +48,7 @@ class ScanIndex:
 
     shards: tuple[Shard, ...]
     classes: Mapping[int, str]
+    label_names: tuple[str, ...]
     shard_of: npt.NDArray[np.int64]
     row_of: npt.NDArray[np.int64]
     columns: Mapping[str, tuple[str, ...]]
@@ -68,7 +70,13 @@ class ScanIndex:
         chosen = np.asarray(positions, np.int64)
         columns = {key: tuple(values[position] for position in chosen) for key, values in self.columns.items()}
         packed = self.packed_records.take(pa.array(chosen))
-        return ScanIndex(self.shards, self.classes, self.shard_of[chosen], self.row_of[chosen], columns, packed)
+        return replace(
+            self,
+            shard_of=self.shard_of[chosen],
+            row_of=self.row_of[chosen],
+            columns=columns,
+            packed_records=packed,
+        )
 
     def of_split(self, split: Split | Literal["all"]) -> "ScanIndex":
         """The scans of one split, or all."""
@@ -105,6 +113,7 @@ def load_index(paths: Iterable[str | Path]) -> ScanIndex:
     return ScanIndex(
         tuple(Shard(path) for path in found),
         classes,
+        tuple(sorted({name for entry in chosen for name in entry.label_names})),
         np.repeat(np.arange(len(found)), [len(entry.rows) for entry in chosen]),
         np.asarray(table["row"].to_pylist(), np.int64),
         columns,
@@ -118,10 +127,11 @@ class _Entry:
     mtime_ns: int
     content_sha256: str
     classes: dict[str, str]
+    label_names: list[str]
     rows: pa.Table
 
     def noted(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("size", "mtime_ns", "content_sha256", "classes")}
+        return {key: getattr(self, key) for key in ("size", "mtime_ns", "content_sha256", "classes", "label_names")}
 
 
 def _folder_entries(folder: Path, shards: Sequence[Path]) -> dict[Path, _Entry]:
@@ -134,22 +144,28 @@ def _folder_entries(folder: Path, shards: Sequence[Path]) -> dict[Path, _Entry]:
             continue
         is_current = False
         shard = Shard(path)
-        unchanged = old is not None and old.content_sha256 == shard.attributes["content_sha256"]
-        rows = old.rows if old is not None and unchanged else _read_rows(shard)
-        classes = {str(label): name for label, name in shard.classes.items()}
-        entries[path] = _Entry(stat.st_size, stat.st_mtime_ns, shard.attributes["content_sha256"], classes, rows)
+        if old is not None and old.content_sha256 == shard.attributes["content_sha256"]:
+            entries[path] = replace(old, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+        else:
+            entries[path] = _read_entry(shard, stat)
     if not is_current:
         others = {path: entry for path, entry in cached.items() if path not in entries and path.exists()}
         _write_cache(folder, {**others, **entries})
     return entries
 
 
-def _read_rows(shard: Shard) -> pa.Table:
+def _read_entry(shard: Shard, stat: os.stat_result) -> _Entry:
     texts = shard.record_texts()
     values = [json.loads(text) for text in texts]
     columns: dict[str, list[Any]] = {key: [value[key] for value in values] for key in _KEYS}
-    return pa.table(
-        {"shard": [shard.path.name] * len(texts), "row": list(range(len(texts))), **columns, "record": texts}, _SCHEMA
+    names = [shard.path.name] * len(texts)
+    return _Entry(
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        content_sha256=shard.attributes["content_sha256"],
+        classes={str(label): name for label, name in shard.classes.items()},
+        label_names=sorted({name for value in values for name in value["labels"]}),
+        rows=pa.table({"shard": names, "row": list(range(len(texts))), **columns, "record": texts}, _SCHEMA),
     )
 
 

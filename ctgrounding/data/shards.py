@@ -68,6 +68,27 @@ def find_shards(paths: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+def check_hashes(
+    record: ScanRecord, image_hu: Int16[np.ndarray, "D H W"], organs: UInt8[np.ndarray, "D H W"] | None, path: Path
+) -> None:
+    """Compare a whole scan with the hashes of its record.
+
+    Args:
+        record: The scan's record.
+        image_hu: Its voxels as read.
+        organs: Its label map; None where it has none or none was read.
+        path: Where it was read, for the message.
+
+    Raises:
+        ShardError: If image or label map differ; names the scan.
+    """
+    if _sha256(image_hu) != record.sha256 or (organs is not None and _sha256(organs) != record.organs_sha256):
+        raise ShardError(
+            f"Scan {record.scan_id} in {path} differs from its hash. The file was changed or damaged: "
+            "copy it again or ingest it again."
+        )
+
+
 class ShardWriter:
     """Writes one shard beside its name, verifies it by reading back, and only then gives it its name.
 
@@ -340,13 +361,7 @@ class Shard:
         Raises:
             ShardError: If image or organ map differ; names the scan.
         """
-        record, organs = self.records[row], self.read_organs(row)
-        found = _sha256(self.read_image(row)), "" if organs is None else _sha256(organs)
-        if found != (record.sha256, record.organs_sha256):
-            raise ShardError(
-                f"Scan {record.scan_id} in {self.path} differs from its hash. The file was changed or damaged: "
-                "copy it again or ingest it again."
-            )
+        check_hashes(self.records[row], self.read_image(row), self.read_organs(row), self.path)
 
     def _read(self, row: int, name: str, start: Triple, shape: Triple | None) -> Voxels | None:
         place = self.attributes["places"][row]

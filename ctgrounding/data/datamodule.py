@@ -1,0 +1,303 @@
+"""Shards to training and evaluation batches, as Lightning asks for them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from jaxtyping import Int64
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from ctgrounding.data.augment import Crop
+from ctgrounding.data.collate import Collate
+from ctgrounding.data.dataset import Recipe, ScanDataset
+from ctgrounding.data.index import ScanIndex, load_index
+from ctgrounding.data.loader import Position, StepLoader, Workers
+from ctgrounding.data.report_text import ReportText
+from ctgrounding.data.sampler import EvaluationSampler, Sampler, Source, TrainingSampler
+from ctgrounding.data.shards import find_shards
+from ctgrounding.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger(__name__)
+SplitName = Literal["train", "val", "test", "all"]
+
+
+class Tokenizer(Protocol):
+    """What the data module needs of a text encoder's tokenizer; it must pickle."""
+
+    pad_id: int
+
+    def __call__(self, text: str) -> Int64[Tensor, "L"]:
+        """Token ids of a text, without padding."""
+
+
+@dataclass
+class ShardSource:
+    """One of several data sets that a run mixes.
+
+    Attributes:
+        paths: Shards, or folders of shards.
+        weight: Share of the training mixture before normalisation; its number of scans or studies if null.
+    """
+
+    paths: list[str]
+    weight: float | None = None
+
+
+class ShardDataModule(LightningDataModule):
+    """Streams shards: only the chunks that a crop needs, in an order that depends on seed, epoch and step alone.
+
+    One item of a loader is the batch of a whole optimizer step on this rank, see
+    :class:`ctgrounding.types.Batch`. Its checkpoint state is two integers, taken from completed steps.
+
+    Args:
+        shards: Shards or folders of shards; or several named sources with weights.
+        batch_size: Scans of an optimizer step over all ranks.
+        micro_batch_size: Scans of a forward pass; a rank's whole part if null.
+        evaluation_batch_size: Scans of an evaluation step over all ranks; ``batch_size`` if null.
+        crop: What training samples show of a scan.
+        evaluation_crop: What evaluation samples show; the centre, whole scans by default.
+        report_text: How reports are worded in training. Evaluation leaves nothing out.
+        label_names: Label columns of a batch, in this order; all that the shards have, sorted, if null.
+        organs: Whether label maps are read.
+        mirror_probability: How often a training sample is mirrored, texts and label map with it.
+        one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
+        last_batch: ``drop`` or ``wrap`` the scans that do not fill the last training batch of an epoch.
+        seed: Key of everything random here.
+        on_error: What a damaged scan does: ``raise`` stops the run, ``skip`` leaves it out and counts it.
+        num_workers: Worker processes that read ahead.
+        prefetch: Micro-batches that each of them reads ahead.
+        worker_start: ``fork``, ``spawn`` or ``forkserver``; the platform's default if null.
+        train_split: Split to train on.
+        val_split: Split to validate on.
+        test_split: Split to test on.
+        predict_split: Split to predict on.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str] | dict[str, ShardSource],
+        batch_size: int = 8,
+        micro_batch_size: int | None = None,
+        evaluation_batch_size: int | None = None,
+        crop: Crop | None = None,
+        evaluation_crop: Crop | None = None,
+        report_text: ReportText | None = None,
+        label_names: list[str] | None = None,
+        organs: bool = True,
+        mirror_probability: float = 0.0,
+        one_scan_per_study: bool = True,
+        last_batch: Literal["drop", "wrap"] = "drop",
+        seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        num_workers: int = 0,
+        prefetch: int = 2,
+        worker_start: Literal["fork", "spawn", "forkserver"] | None = None,
+        train_split: SplitName = "train",
+        val_split: SplitName = "val",
+        test_split: SplitName = "test",
+        predict_split: SplitName = "test",
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= mirror_probability <= 1.0:
+            raise ConfigError(f"data.mirror_probability is {mirror_probability}; a probability lies in [0, 1].")
+        for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
+            if size is not None and size < 1:
+                raise ConfigError(f"data.{name} is {size}; it must be at least 1.")
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.evaluation_batch_size = evaluation_batch_size or batch_size
+        self.seed = seed
+        self._sources = _named(shards)
+        self._label_names = label_names
+        self._one_scan_per_study = one_scan_per_study
+        self._last_batch: Literal["drop", "wrap"] = last_batch
+        self._workers = Workers(num_workers, prefetch, worker_start)
+        self._splits: dict[str, SplitName] = {
+            "train": train_split,
+            "val": val_split,
+            "test": test_split,
+            "predict": predict_split,
+        }
+        wording = report_text or ReportText()
+        self._training = Recipe(
+            crop=crop or Crop(),
+            report_text=wording,
+            with_organs=organs,
+            mirror_probability=mirror_probability,
+            is_random=True,
+            seed=seed,
+            skips_damaged=on_error == "skip",
+        )
+        self._evaluation = replace(self._training, crop=evaluation_crop or Crop(), is_random=False)
+        self._index: ScanIndex | None = None
+        self._source_of_shard: dict[Path, str] = {}
+        self._tokenizer: Tokenizer | None = None
+        self._loaders: dict[str, StepLoader] = {}
+        self._resume: Position | None = None
+
+    @property
+    def index(self) -> ScanIndex:
+        """All scans of all sources and splits."""
+        if self._index is None:
+            self._source_of_shard = _sources_of_shards(self._sources)
+            self._index = load_index(self._source_of_shard)
+            _refuse_leaks(self._index)
+        return self._index
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label columns of a batch.
+
+        Raises:
+            ConfigError: If a name asked for is no label of the shards.
+        """
+        known = self.index.label_names
+        names = known if self._label_names is None else tuple(self._label_names)
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(
+                f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
+            )
+        return names
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Scans that this rank left out since the start, with the reason."""
+        return {scan: why for loader in self._loaders.values() for scan, why in loader.counts.skipped.items()}
+
+    def setup(self, stage: str) -> None:
+        """Read the index and take the tokenizer of the task's text encoder.
+
+        Raises:
+            ConfigError: If the task has no tokenizer, or the shards do not fit the arguments.
+        """
+        task = None if self.trainer is None else self.trainer.lightning_module
+        self._tokenizer = getattr(task, "tokenizer", None)
+        if self._tokenizer is None:
+            raise ConfigError(f"{type(task).__name__} has no tokenizer, which ShardDataModule needs. Give it one.")
+        scans, labels = len(self.index), len(self.label_names)
+        _log.info("%d scans in %d shards, %d label columns", scans, len(self.index.shards), labels)
+
+    def train_dataloader(self) -> StepLoader:
+        """Batches of this rank's share of each training step."""
+        scans = self.index.of_split(self._splits["train"])
+        sampler = TrainingSampler(self._training_sources(scans), self.batch_size, self.seed, self._last_batch)
+        return self._loader("train", scans, sampler, self._training)
+
+    def val_dataloader(self) -> StepLoader:
+        """Batches of this rank's share of each validation step; every scan once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> StepLoader:
+        """Batches of this rank's share of each test step; every scan once."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> StepLoader:
+        """Batches of this rank's share of each prediction step; every scan once."""
+        return self._evaluation_loader("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and completed steps of it."""
+        position = self._completed()
+        return {"epoch": position.epoch, "steps": position.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the completed steps.
+
+        Raises:
+            CheckpointError: If the two integers are missing.
+        """
+        try:
+            self._resume = Position(int(state_dict["epoch"]), int(state_dict["steps"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint's data position is {state_dict}; epoch and steps are needed. Use another checkpoint."
+            ) from error
+
+    def _completed(self) -> Position:
+        loader = self._loaders.get("train")
+        if loader is None or loader.handed_out is None or self.trainer is None:
+            return self._resume or Position()
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
+        epoch, steps = loader.handed_out.epoch, loader.handed_out.steps - (progress["ready"] - progress["processed"])
+        if steps >= min(len(loader), self.trainer.num_training_batches):
+            return Position(epoch + 1, 0)
+        return Position(epoch, steps)
+
+    def _begin(self) -> Position:
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        resume = self._resume
+        if resume is not None and resume.epoch > epoch:
+            # Resumed at the end of an epoch with max_steps, Lightning asks for one more batch of that epoch.
+            return Position(epoch, len(self._loaders["train"]))
+        self._resume = None
+        return resume if resume is not None and resume.epoch == epoch else Position(epoch, 0)
+
+    def _training_sources(self, scans: ScanIndex) -> list[Source]:
+        units: dict[str, list[tuple[int, ...]]] = {name: [] for name in self._sources}
+        groups = scans.of_studies() if self._one_scan_per_study else [(i,) for i in range(len(scans))]
+        for group in groups:
+            units[self._source_of_shard[scans.shard(group[0])[0].path]].append(group)
+        if all(source.weight is None for source in self._sources.values()):
+            return [Source("all", [unit for several in units.values() for unit in several])]
+        return [Source(name, units[name], source.weight) for name, source in self._sources.items()]
+
+    def _evaluation_loader(self, stage: str) -> StepLoader:
+        scans = self.index.of_split(self._splits[stage])
+        return self._loader(
+            stage, scans, EvaluationSampler(range(len(scans)), self.evaluation_batch_size), self._evaluation
+        )
+
+    def _loader(self, stage: str, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
+        if self._tokenizer is None:
+            raise ConfigError("ShardDataModule has no tokenizer yet. Run it in a Trainer, or call setup first.")
+        recipe = replace(recipe, label_names=self.label_names)
+        spacing_mm = scans.record(0).spacing_mm if len(scans) else (1.0, 1.0, 1.0)
+        d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
+        collate = Collate(self._tokenizer.pad_id, (d, h, w), recipe.with_organs, len(recipe.label_names))
+        self._loaders[stage] = StepLoader(
+            ScanDataset(scans, recipe, self._tokenizer),
+            sampler,
+            collate,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+            world_size=1 if self.trainer is None else self.trainer.world_size,
+            micro_batch_size=self.micro_batch_size,
+            begin=self._begin if stage == "train" else Position,
+            workers=self._workers,
+        )
+        return self._loaders[stage]
+
+
+def _named(shards: str | Sequence[str] | Mapping[str, ShardSource]) -> dict[str, ShardSource]:
+    if isinstance(shards, Mapping):
+        named = dict(shards)
+    else:
+        named = {"all": ShardSource([shards] if isinstance(shards, str) else list(shards))}
+    if not named or not all(source.paths for source in named.values()):
+        raise ConfigError("data.shards names no shard. Name a folder that ctgrounding ingest wrote.")
+    return named
+
+
+def _sources_of_shards(sources: Mapping[str, ShardSource]) -> dict[Path, str]:
+    owner: dict[Path, str] = {}
+    for name, source in sources.items():
+        for path in find_shards(source.paths):
+            if owner.setdefault(path, name) != name:
+                raise ConfigError(f"{path} is under data.shards twice, in {owner[path]} and {name}. Name it once.")
+    return owner
+
+
+def _refuse_leaks(index: ScanIndex) -> None:
+    split_of: dict[tuple[str, str], str] = {}
+    columns = index.columns
+    for dataset, patient, split in zip(columns["dataset"], columns["patient_id"], columns["split"], strict=True):
+        if split_of.setdefault((dataset, patient), split) != split:
+            raise ConfigError(
+                f"Patient {patient} of dataset {dataset} is in splits {split_of[dataset, patient]} and {split}. "
+                "Split by patient in the dataset card and ingest again."
+            )

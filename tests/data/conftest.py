@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctgrounding.data.index import ScanIndex, load_index
+from ctgrounding.testing.shards import write_tiny_shards
+
+
+class WordTokenizer:
+    """One token a word, by a hash that is equal in every process."""
+
+    pad_id = 0
+
+    def __call__(self, text: str) -> torch.Tensor:
+        return torch.tensor([1 + sum(map(ord, word)) % 997 for word in text.split()], dtype=torch.int64)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> WordTokenizer:
+    return WordTokenizer()
+
+
+@pytest.fixture(scope="session")
+def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_shards(folder, scans=24, scans_per_study=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(shard_folder: Path) -> ScanIndex:
+    return load_index([shard_folder])
