@@ -1,0 +1,309 @@
+"""Words of a text to what they mean: the vocabulary files, compiled once, with a memory of words seen.
+
+A word is looked up as it stands (lower case, umlauts spelt out), then without an inflection, then as a German
+compound of a known place and a known finding, then with one slip of the keyboard put right. Phrases are tried
+longest first over the words so found.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import yaml
+
+REMEMBERED_WORDS = 200_000
+SHORTEST_TYPO = 6
+_TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s-]|_+")
+_FOLD = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "é": "e"})
+_INFLECTIONS = ("s", "es", "n", "en", "e", "er", "em", "ern")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """An entry of ``organs.yaml``; ``masks`` by side, "" for both or none."""
+
+    name: str
+    region: str
+    masks: Mapping[str, tuple[str, ...]]
+    sided: bool
+    alone: str
+    grouped: bool
+    side: str
+    parent: str
+    called: tuple[str, ...]
+    plural_bilateral: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """An entry of ``findings.yaml``."""
+
+    name: str
+    homes: tuple[str, ...]
+    fixed: bool
+    also: frozenset[str]
+    label: str
+    labels_at: Mapping[str, str]
+    by_organ: Mapping[str, str]
+    vague: bool
+    device: bool
+    cyst: bool
+
+
+class Concept(NamedTuple):
+    """What a word or phrase means: its kind and, for places and findings, the entry and the words matched."""
+
+    kind: str
+    entry: Any
+    phrase: str
+
+
+class Mention(NamedTuple):
+    """A concept at tokens ``start:end`` of a sentence."""
+
+    kind: str
+    entry: Any
+    phrase: str
+    start: int
+    end: int
+
+
+class Token(NamedTuple):
+    """A word, number or sign: folded text and characters."""
+
+    word: str
+    start: int
+    end: int
+
+
+def fold(word: str) -> str:
+    """Lower case with umlauts spelt out."""
+    return word.lower().translate(_FOLD)
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Words, numbers and signs of a text; hyphens part words and are dropped."""
+    return [Token(match[0].lower().translate(_FOLD), match.start(), match.end()) for match in _TOKEN.finditer(text)]
+
+
+class Lexicon:
+    """The compiled vocabulary.
+
+    Examples:
+        >>> [mention.phrase for mention in lexicon().mentions(tokens_of("No plerual effusion, Leberzysten"))]
+        ['no', 'pleural effusion', 'leber', 'zyste']
+    """
+
+    def __init__(self, places: Iterable[Place], findings: Iterable[Finding]) -> None:
+        self.places = {place.name: place for place in places}
+        self.findings = {finding.name: finding for finding in findings}
+        self._phrases: dict[str, list[tuple[tuple[str, ...], Concept]]] = {}
+        self._words: set[str] = set()
+        self._heads: dict[str, Concept] = {}
+        self._tails: dict[str, Concept] = {}
+        self._slips: dict[str, set[str]] = {}
+        self._seen: dict[str, tuple[str, ...]] = {}
+        self._compounds: dict[str, tuple[Concept, ...]] = {}
+
+    def add(self, kind: str, entry: Any, phrases: Iterable[str], tails: Iterable[str] = ()) -> None:
+        """Enter phrases that mean one thing; the first to claim a phrase keeps it."""
+        for phrase in phrases:
+            words = tuple(token.word for token in tokens_of(phrase.replace("*", "")))
+            if not words:
+                continue
+            concept = Concept(kind, entry, " ".join(words))
+            options = self._phrases.setdefault(words[0], [])
+            if all(words != known for known, _ in options):
+                options.append((words, concept))
+            self._words.update(words)
+            if phrase.endswith("*"):
+                self._heads.setdefault(words[0], concept)
+        for tail in tails:
+            self._tails.setdefault(fold(tail), Concept(kind, entry, fold(tail)))
+
+    def close(self) -> None:
+        """Order phrases longest first and index the words that a slip may turn into."""
+        for options in self._phrases.values():
+            options.sort(key=lambda option: -len(option[0]))
+        for word in self._words:
+            if len(word) >= SHORTEST_TYPO and word.isalpha():
+                for shorter in _deletions(word):
+                    self._slips.setdefault(shorter, set()).add(word)
+
+    def base(self, word: str) -> tuple[str, ...]:
+        """Known words that a word may stand for, the likeliest first; itself if it is none."""
+        known = self._seen.get(word)
+        if known is None:
+            if len(self._seen) >= REMEMBERED_WORDS:
+                self._seen.clear()
+            known = self._seen[word] = self._base(word)
+        return known
+
+    def _base(self, word: str) -> tuple[str, ...]:
+        forms = [word] if word in self._words else []
+        forms += [
+            word[: -len(ending)]
+            for ending in _INFLECTIONS
+            if word.endswith(ending) and len(word) - len(ending) >= 3 and word[: -len(ending)] in self._words
+        ]
+        if word.endswith("ies") and word[:-3] + "y" in self._words:
+            forms.append(word[:-3] + "y")
+        if not forms and word.isalpha() and not self._compound(word):
+            forms = self._corrected(word)
+        return tuple(forms) or (word,)
+
+    def _corrected(self, word: str) -> list[str]:
+        if not SHORTEST_TYPO - 1 <= len(word) <= 24:
+            return []
+        near = set(self._slips.get(word, ()))
+        for shorter in _deletions(word):
+            near |= self._slips.get(shorter, set())
+            if shorter in self._words and len(shorter) >= SHORTEST_TYPO:
+                near.add(shorter)
+        return sorted(known for known in near if known[0] == word[0] and _is_slip(word, known))[:1]
+
+    def _compound(self, word: str) -> tuple[Concept, ...]:
+        """Place and finding of a German compound; empty if it is none."""
+        known = self._compounds.get(word)
+        if known is None:
+            if len(self._compounds) >= REMEMBERED_WORDS:
+                self._compounds.clear()
+            known = self._compounds[word] = self._split(word) if 6 < len(word) <= 40 else ()
+        return known
+
+    def _split(self, word: str) -> tuple[Concept, ...]:
+        stems = [word, *(word[: -len(ending)] for ending in _INFLECTIONS if word.endswith(ending))]
+        for cut in range(len(word) - 3, 2, -1):
+            head = self._heads.get(word[:cut])
+            if head is None:
+                continue
+            for stem in stems:
+                tail = self._single(stem[cut:]) or self._single(stem[cut + 1 :] if stem[cut : cut + 1] in "sn" else "")
+                if tail is not None:
+                    return head, tail
+            ending = self._ending(stems, cut)
+            return (head, ending) if ending else (head,)
+        ending = self._ending(stems, 0)
+        return (ending,) if ending else ()
+
+    def _ending(self, stems: list[str], floor: int) -> Concept | None:
+        for stem in stems:
+            for cut in range(floor + 1, len(stem) - 3):
+                if stem[cut:] in self._tails:
+                    return self._tails[stem[cut:]]
+        return None
+
+    def _single(self, word: str) -> Concept | None:
+        for words, concept in self._phrases.get(word, ()):
+            if len(words) == 1 and len(word) > 3 and concept.kind in ("place", "finding"):
+                return concept
+        return None
+
+    def mentions(self, tokens: list[Token]) -> list[Mention]:
+        """Concepts of a sentence in order, none overlapping but the two of a compound."""
+        found: list[Mention] = []
+        forms = [self.base(token.word) for token in tokens]
+        at = 0
+        while at < len(tokens):
+            width, concept = self._longest(forms, at)
+            if concept is not None:
+                found.append(Mention(*concept, at, at + width))
+                at += width
+                continue
+            if len(tokens[at].word) > 6:
+                found += [Mention(*part, at, at + 1) for part in self._compound(tokens[at].word)]
+            at += 1
+        return found
+
+    def _longest(self, forms: list[tuple[str, ...]], at: int) -> tuple[int, Concept | None]:
+        best: tuple[int, Concept | None] = (0, None)
+        for first in forms[at]:
+            for words, concept in self._phrases.get(first, ()):
+                width = len(words)
+                if width <= best[0]:
+                    break
+                if width == 1 or (at + width <= len(forms) and _fits(words, forms, at)):
+                    best = width, concept
+                    break
+        return best
+
+
+def _fits(words: tuple[str, ...], forms: list[tuple[str, ...]], at: int) -> bool:
+    return all(word in forms[at + place] for place, word in enumerate(words[1:], 1))
+
+
+def _deletions(word: str) -> list[str]:
+    return [word[:cut] + word[cut + 1 :] for cut in range(len(word))]
+
+
+def _is_slip(word: str, known: str) -> bool:
+    """Whether one letter was lost, added, doubled or swapped with its neighbour, or replaced in a long word."""
+    if len(word) != len(known):
+        return abs(len(word) - len(known)) == 1
+    wrong = [place for place in range(len(word)) if word[place] != known[place]]
+    if len(wrong) == 2:
+        first, second = wrong
+        return second == first + 1 and word[first] == known[second] and word[second] == known[first]
+    return len(wrong) == 1 and len(word) > 8
+
+
+def _load(name: str) -> dict[str, Any]:
+    text = files(__package__).joinpath("vocabulary", name).read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def _place(name: str, entry: Mapping[str, Any]) -> Place:
+    masks = entry.get("masks", [])
+    sided = isinstance(masks, Mapping)
+    by_side = {side: tuple(names) for side, names in masks.items()} if sided else {}
+    every = tuple(mask for names in by_side.values() for mask in names) if sided else tuple(masks)
+    side = entry.get("side", "")
+    return Place(
+        name=name,
+        region=entry.get("region", ""),
+        masks={"": every, "bilateral": every, "left": by_side.get("left", every), "right": by_side.get("right", every)},
+        sided=sided or bool(entry.get("paired")) or bool(side),
+        alone=entry.get("alone", "group"),
+        grouped=entry.get("names") == "group" or not sided,
+        side=side,
+        parent=entry.get("parent", ""),
+        called=tuple(entry.get("called", (name,))),
+        plural_bilateral=entry.get("plural") == "bilateral",
+    )
+
+
+def _finding(key: str, entry: Mapping[str, Any]) -> Finding:
+    return Finding(
+        name=entry.get("name", key),
+        homes=tuple(entry.get("homes", [entry["home"]] if "home" in entry else [])),
+        fixed=bool(entry.get("fixed")),
+        also=frozenset(entry.get("also", ())),
+        label=entry.get("label", ""),
+        labels_at=entry.get("labels_at", {}),
+        by_organ=entry.get("by_organ", {}),
+        vague=bool(entry.get("vague")),
+        device=bool(entry.get("device")),
+        cyst=bool(entry.get("cyst")),
+    )
+
+
+@cache
+def lexicon() -> Lexicon:
+    """The packaged vocabulary, compiled at first use."""
+    organs, findings, phrases = (_load(f"{name}.yaml") for name in ("organs", "findings", "phrases"))
+    places = {name: _place(name, entry) for name, entry in organs.items()}
+    said = {key: _finding(key, entry) for key, entry in findings.items()}
+    table = Lexicon(places.values(), said.values())
+    for kind, words in phrases.items():
+        table.add(kind, None, words)
+    for key, finding in said.items():
+        kind = "device" if finding.device else "finding"
+        table.add(kind, finding, findings[key]["words"], findings[key].get("ends", ()))
+    for name, place in places.items():
+        table.add("place", place, organs[name]["words"])
+    table.close()
+    return table

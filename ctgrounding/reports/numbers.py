@@ -1,0 +1,122 @@
+"""Numbers of a text with what stands before each: the tokens that the reference grammar is written over."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+Tag = Literal["", "series", "image", "pair", "letter_series", "letter_image", "im", "same"]
+
+_SERIES = r"ser(?:ies|ie|ien|ial)?|seires|sereis|seris|se|acquisition"
+_IMAGE = (
+    r"images?|imges?|iamges?|imgs?|ima|ims|axial\s+slices?|slices?|sections?|frames?|cuts?"
+    r"|bild(?:er|ern|es)?(?:\W?nummern?)?|schicht(?:en)?|schnitt(?:e|en)?"
+)
+_PAIR = rf"(?:(?:series|serie|ser|se|s)\s?\.?\s?[/:]\s?(?:images?|imgs?|im|i|bild(?:er)?|b)|(?:{_IMAGE})\s?[/]\s?(?:{_SERIES}))"
+_FILL = r"(?:\s|[:#=.,]|\bno\b|\bnr\b|\bnumbers?\b|\bnummern?\b|\bnos\b|-(?=\s*(?:nr|no)\b)|(?<=[a-z])-)"
+_TAIL = re.compile(
+    rf"(?:^|(?<![^\W\d_]))(?:(?P<pair>{_PAIR})|(?P<series>{_SERIES})|(?P<image>{_IMAGE})|(?P<im>im)"
+    rf"|(?P<letter_series>s)|(?P<letter_image>[ib]))(?P<fill>{_FILL}{{0,6}})$"
+)
+_SAME = re.compile(r"(?:same|gleichen?|selben?|derselben?)\s+(?:series|serie|ser\.?)\b")
+_NUMBER = re.compile(r"\d+(?:\.\d+)*")
+_WORD_NUMBER = re.compile(
+    r"(?:series|serie|images?|bild)\s+(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+    r"|eins|zwei|drei|vier|fuenf|fünf|sechs|sieben|acht|neun|zehn)\b"
+)
+_WORD_VALUES = {
+    word: value
+    for words in (
+        "one two three four five six seven eight nine ten eleven twelve",
+        "eins zwei drei vier fünf sechs sieben acht neun zehn",
+    )
+    for value, word in enumerate(words.split(), 1)
+} | {"fuenf": 5}
+_UNIT = re.compile(
+    r"[.,]\d|\s?(?:mm|cm|ccm|ml|cc|mg|kv|hu|he|%|°|g|kg|mgy|m²|cm²)\b|\s?%|\s?°|\s?[x×]\s?\d|\s?-?(?:mm|cm)\b"
+    r"|\s?(?:to|bis|-|–)\s?\d+(?:[.,]\d+)?\s?(?:mm|cm)\b"
+    r"|\s(?:days?|weeks?|months?|years?|minutes?|hours?|uhr|tage?n?|wochen?|monate?n?|jahre?n?|minuten?|phasen?)\b"
+)
+LOOK_BACK = 64
+LOOK_AHEAD = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number of the text.
+
+    Attributes:
+        value: Its value; -1 for one that cannot be an index (a decimal, a date, a size, too many digits).
+        start: First character.
+        end: One past its last digit or series suffix letter.
+        tag: What the word before it makes of it.
+        tag_start: First character of that word, or of the number itself.
+        link: What stands between the number before and the tag, lower case, at most ``LOOK_BACK`` characters.
+        has_comma: Whether a comma separates tag and number ("images, 2 lesions").
+    """
+
+    value: int
+    start: int
+    end: int
+    tag: Tag
+    tag_start: int
+    link: str
+    has_comma: bool
+
+
+@lru_cache(maxsize=16384)
+def _tag(gap: str) -> tuple[Tag, int, bool]:
+    """Tag at the end of a gap, where it begins in the gap, and whether a comma follows it."""
+    match = _TAIL.search(gap[-40:])
+    if match is None:
+        return "", len(gap), False
+    start = match.start() + max(0, len(gap) - 40)
+    kind = match.lastgroup if match.lastgroup != "fill" else None
+    tag: Tag = kind or next(  # type: ignore[assignment]  # group names are the tags
+        name for name in ("pair", "series", "image", "im", "letter_series", "letter_image") if match[name]
+    )
+    if tag == "image" and _SAME.search(gap[:start]):
+        tag = "same"
+    return tag, start, "," in match["fill"]
+
+
+def lowered(text: str) -> str:
+    """The text in lower case, character by character, so that positions keep."""
+    low = text.lower()
+    return low if len(low) == len(text) else "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
+
+
+def _spans(low: str) -> Iterator[tuple[int, int, int]]:
+    digits = ((m.start(), m.end(), _value(m[0])) for m in _NUMBER.finditer(low))
+    words = [(m.start(1), m.end(1), _WORD_VALUES[m[1]]) for m in _WORD_NUMBER.finditer(low)]
+    return iter(sorted([*digits, *words])) if words else digits
+
+
+def _value(digits: str) -> int:
+    return -1 if "." in digits or len(digits) > 6 else int(digits)
+
+
+def numbers(low: str) -> list[Number]:
+    """Numbers of a text in order.
+
+    Args:
+        low: The text as :func:`lowered` gives it.
+    """
+    found: list[Number] = []
+    before = 0
+    for start, end, value in _spans(low):
+        gap_start = max(before, start - LOOK_BACK)
+        gap = low[gap_start:start]
+        tag, offset, has_comma = _tag(gap)
+        after = low[end : end + LOOK_AHEAD]
+        if after[:1].isalpha() and after[1:2] in (":", "/", ";", ",", " ", ")", ""):
+            end += 1  # series suffix as in 602B
+            after = after[1:]
+        if value >= 0 and (after[:1].isalnum() or _UNIT.match(after)):
+            value = -1
+        elif gap and gap[-1].isalpha() and not tag:
+            value = -1
+        found.append(Number(value, start, end, tag, gap_start + offset, gap[:offset], has_comma))
+        before = end
+    return found

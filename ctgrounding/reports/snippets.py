@@ -1,0 +1,211 @@
+"""Clauses around references: as written for a reader to check, and cleaned for a model to be trained on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ctgrounding.reports.report import OrganStatement, Reference, Snippet
+from ctgrounding.reports.sentences import sentences
+
+_LEAD_OUT = re.compile(
+    r"[\s,(]*(?:,?\s*(?:as\s+)?(?:best\s+|well\s+)?(?:seen|appreciated|visuali[sz]ed|demonstrated|shown|depicted|identified|noted|observed|zu sehen|dargestellt|erkennbar)\s*(?:on|in|at|auf|im|in der)?|\b(?:see|e\.g\.|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
+    re.IGNORECASE,
+)
+_LEADING = re.compile(r"^[\s,;:.)\]|·*-]*(?:(?:and|und|with|mit|sowie)\s+)?[\s,]*", re.IGNORECASE)
+_TRAILING = re.compile(r"[\s,;:.(\[|]*(?:\b(?:and|und|with|mit|sowie|but|aber)\b)?[\s,;:.(\[|]*$", re.IGNORECASE)
+_SIZE = r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b"
+_COMPARISON = re.compile(
+    r"[,;]?\s*\(?\b(?:"
+    rf"(?:previously|formerly|prior|before|was|zuvor|vormals|vorher|ehemals|voruntersuchung|voraufnahme|vs\.?)\b[^,;.()]{{0,40}}?{_SIZE}(?:\s+(?:on|am|vom|in)\s+(?:the\s+)?[^,;()]{{0,24}})?"
+    rf"|(?:down|up|increased|decreased|grown) from\s+{_SIZE}"
+    r"|(?:unchanged|stable|new|larger|smaller|increased|decreased|progressi\w+|unverändert|neu|größenkonstant|progredient|regredient|konstant|vorbekannt)"
+    r"(?:\s+(?:in size|since|from|compared (?:with|to)|gegenüber|seit|im vergleich(?: zur?| mit)?)(?:\s+(?:the|der|dem|einer))?[^,;.]{0,40})?"
+    r"|so unchanged|(?:since|compared (?:with|to)|gegenüber|im vergleich(?: zur?)?)\b[^,;.]{0,48}|as before|wie zuvor|im vergleich \w+"
+    r")\)?(?=\s*(?:[,;.)]|$))",
+    re.IGNORECASE,
+)
+_ON_DATE = re.compile(r"\s*\((?:on|vom|am)\s[\d./-]+\)")
+_ANY_SIZE = re.compile(
+    rf"[,;]?\s*(?:\b(?:measuring|measures|of|von|bis|to|up to|bis zu|ca\.)\s+)*{_SIZE}(?:\s+(?:in (?:diameter|size)|kurzachse|short axis|messend\w*|großer?n?))?",
+    re.IGNORECASE,
+)
+_SIZES = re.compile(
+    r"(\d+(?:[.,]\d+)?)(?:\s?[x×]\s?(\d+(?:[.,]\d+)?))?(?:\s?[x×]\s?(\d+(?:[.,]\d+)?))?\s?(mm|cm)\b", re.IGNORECASE
+)
+_INDEPENDENT = re.compile(r"^[\s,;.)\]]*(?:,|;|\.|\b(?:and|und|with|mit|sowie|but)\b|\|)?\s*", re.IGNORECASE)
+
+
+def without_comparison(text: str) -> str:
+    """A clause without what it says of earlier examinations.
+
+    Examples:
+        >>> without_comparison("6 mm nodule in the lingula, previously 4 mm")
+        '6 mm nodule in the lingula'
+        >>> without_comparison("Rundherd rechts, unverändert gegenüber der Voraufnahme")
+        'Rundherd rechts'
+    """
+    cleaned = _COMPARISON.sub("", _ON_DATE.sub("", text))
+    return _tidy(cleaned) or text
+
+
+def without_sizes(text: str) -> str:
+    """A clause without sizes in mm or cm.
+
+    Examples:
+        >>> without_sizes("Cyst of 14 mm in the left kidney")
+        'Cyst in the left kidney'
+    """
+    return _tidy(_ANY_SIZE.sub("", text)) or text
+
+
+def largest_size_mm(text: str) -> float | None:
+    """Largest size that a clause states, in mm."""
+    sizes = [
+        float(number.replace(",", ".")) * (10.0 if match[4].lower() == "cm" else 1.0)
+        for match in _SIZES.finditer(text)
+        for number in match.groups()[:3]
+        if number
+    ]
+    return max(sizes, default=None)
+
+
+def with_clauses(
+    text: str, start: int, end: int, section: str, references: Sequence[Reference], statements: Sequence[OrganStatement]
+) -> tuple[list[Reference], list[Snippet]]:
+    """References with their clause, and the snippets made of them, repeats merged.
+
+    Args:
+        text: The text that all spans count in.
+        start: First character of the section.
+        end: One past its last.
+        section: Its name.
+        references: References of the section.
+        statements: Statements of the section.
+    """
+    pointed: list[Reference] = []
+    snippets: list[Snippet] = []
+    groups = _clauses(text, start, end, references, statements)
+    for reference, (first, last) in groups:
+        inside = [one for one, span in groups if span == (first, last)]
+        clause = _cut_references(text, first, last, inside)
+        pointed.append(replace(reference, snippet=clause, section=section))
+        snippets.append(_snippet(text, first, last, clause, reference, section, statements))
+    return pointed, _merged(snippets)
+
+
+def _clauses(
+    text: str, start: int, end: int, references: Sequence[Reference], statements: Sequence[OrganStatement]
+) -> list[tuple[Reference, tuple[int, int]]]:
+    found: list[tuple[Reference, tuple[int, int]]] = []
+    bounds = [(sentence.start, sentence.end) for sentence in sentences(text, start, end)] if references else []
+    at = said = 0
+    for reference in references:
+        while at < len(bounds) - 1 and bounds[at][1] <= reference.start:
+            at += 1
+        first, last = bounds[at] if bounds else (start, end)
+        if found and found[-1][1][0] >= first and _goes_on(text, found[-1][0], reference, found[-1][1]):
+            found.append((reference, found[-1][1]))
+            continue
+        while said < len(statements) and statements[said].end <= reference.start:
+            said += 1
+        first, last = _within(
+            text, first, max(last, reference.end), reference, found, statements[max(0, said - 1) : said + 3]
+        )
+        found.append((reference, (first, last)))
+    return _up_to_next(found)
+
+
+def _goes_on(text: str, before: Reference, reference: Reference, span: tuple[int, int]) -> bool:
+    """Whether a reference belongs to the clause of the one before: only a comparison lies between."""
+    between = text[before.end : reference.start]
+    if reference.end > span[1]:
+        return False
+    return (
+        reference.is_prior
+        or len(re.findall(r"[^\W\d_]{3,}", between)) < 2
+        and not re.search(r"\d\s?(?:mm|cm)", between)
+    )
+
+
+def _within(
+    text: str,
+    first: int,
+    last: int,
+    reference: Reference,
+    found: Sequence[tuple[Reference, tuple[int, int]]],
+    near: Sequence[OrganStatement],
+) -> tuple[int, int]:
+    if found and first <= found[-1][0].start < reference.start:
+        first = found[-1][0].end
+    for statement in near:
+        if statement.start <= reference.start and reference.end <= statement.end + 1:
+            first, last = max(first, statement.start), min(last, statement.end)
+            return first, max(last, reference.end)
+        if statement.end <= reference.start:
+            first = max(first, statement.end)
+        elif statement.start >= reference.end:
+            last = min(last, statement.start)
+    return first, max(last, reference.end)
+
+
+def _up_to_next(found: list[tuple[Reference, tuple[int, int]]]) -> list[tuple[Reference, tuple[int, int]]]:
+    """Clauses cut where the clause of the next reference begins."""
+    spans = sorted({span for _, span in found})
+    cut = {
+        span: (span[0], min([span[1], *(other[0] for other in spans if span[0] < other[0] < span[1])]))
+        for span in spans
+    }
+    return [(reference, cut[span]) for reference, span in found]
+
+
+def _cut_references(text: str, start: int, end: int, inside: Sequence[Reference]) -> str:
+    pieces = []
+    at = start
+    for reference in sorted(inside, key=lambda one: one.start):
+        before = text[at : max(at, reference.start)]
+        bracketed = text[reference.start : reference.start + 1] in ("(", "[")
+        pieces.append(before.rstrip() if bracketed else _LEAD_OUT.sub("", before))
+        at = max(at, reference.end)
+    rest = text[at:end]
+    pieces.append(rest if rest[:1] in (",", ".", ";", ")", "") or not pieces[-1] else f" {rest.lstrip()}")
+    return _tidy("".join(pieces))
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\(\s*\)|\[\s*\]", "", re.sub(r"\s+", " ", text))
+    text = re.sub(r"\s+([,;.:)])", r"\1", re.sub(r"(?:,\s*)+,", ",", text))
+    text = _TRAILING.sub("", _LEADING.sub("", text))
+    return text + ")" * min(1, max(0, text.count("(") - text.count(")")))
+
+
+def _snippet(
+    text: str,
+    first: int,
+    last: int,
+    clause: str,
+    reference: Reference,
+    section: str,
+    statements: Sequence[OrganStatement],
+) -> Snippet:
+    about = [one for one in statements if one.start < last and first < one.end]
+    affirmed = [one for one in about if one.status != "normal"] or about
+    organs = tuple(dict.fromkeys(organ for one in affirmed for organ in one.organs))
+    masks = tuple(dict.fromkeys(mask for one in affirmed for mask in one.masks))
+    cleaned = without_comparison(clause)
+    size_mm = largest_size_mm(cleaned)
+    return Snippet(
+        cleaned, reference.series, reference.images, first, last, section, organs, masks, size_mm, reference.is_prior
+    )
+
+
+def _merged(snippets: Sequence[Snippet]) -> list[Snippet]:
+    """The same text at the same series and time once, with the images of all."""
+    kept: dict[tuple[str, int | None, bool, str], Snippet] = {}
+    for one in snippets:
+        if not one.text:
+            continue
+        key = one.text.lower(), one.series, one.is_prior, one.section
+        if key in kept:
+            one = replace(kept[key], images=tuple(dict.fromkeys((*kept[key].images, *one.images))))
+        kept[key] = one
+    return list(kept.values())
