@@ -5,6 +5,7 @@ are already in HU keep their scanner's intercept in a table beside them. So ever
 to go wrong is a candidate, the values that each would give are looked at, and the header only breaks ties.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,10 @@ TILT_DEG = 0.01
 FAT_BELOW_HU = -10.0
 """What a body cut out of its air still reaches, while pictures of 0..1 or 0..255 do not."""
 MIN_SPREAD_HU = 30.0
+PADDING_SHARE = 0.005
+LOST_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
 
-_SAMPLES = 200_000
+_SAMPLES = 60_000
 
 
 @dataclass(frozen=True)
@@ -139,65 +142,80 @@ def to_hu(values: Shaped[np.ndarray, "k j i"], rule: HuRule) -> Shaped[np.ndarra
 
 
 def _sample(values: Shaped[np.ndarray, "k j i"]) -> Float32[np.ndarray, "n"]:
+    """Every n-th voxel, sorted."""
     if np.issubdtype(values.dtype, np.floating):
         broken = int(values.size - np.isfinite(values).sum())
         if broken:
             raise ScanError(f"{broken} of {values.size} voxels are not finite (NaN or infinite). Export it again.")
     flat = values.reshape(-1)
-    step = max(1, flat.size // _SAMPLES) | 1
-    return flat[::step].astype(np.float32)
+    return np.sort(flat[:: max(1, flat.size // _SAMPLES) | 1]).astype(np.float32)
 
 
 def _decide(sample: Float32[np.ndarray, "n"], header: HuRule) -> tuple[HuRule, Evidence]:
-    candidates = [header]
-    if (header.slope, header.intercept) != (1.0, 0.0):
-        candidates.append(HuRule("already_hu", 1.0, 0.0))
-    candidates += [HuRule("lost_intercept", header.slope, offset) for offset in (-1024.0, -1000.0, -8192.0)]
-    looks = [(rule, _look(sample, rule)) for rule in candidates]
-    usable = [(rule, look) for rule, look in looks if look.is_ct]
-    if not usable:
-        low, middle, high = (float(value) for value in np.percentile(sample, (1, 50, 99)))
+    """The first rule with soft tissue and air; else the first with soft tissue and fat."""
+    usable: tuple[HuRule, Evidence] | None = None
+    for rule in _candidates(header):
+        look = _look(sample, rule)
+        if look.is_ct and look.has_air:
+            return rule, look
+        if look.is_ct and usable is None:
+            usable = rule, look
+    if usable is None:
+        low, middle, high = (float(sample[int(share * (len(sample) - 1))]) for share in (0.01, 0.5, 0.99))
         raise ScanError(
             f"The values are not HU by any known rule: 1, 50 and 99 % lie at {low:g}, {middle:g}, {high:g}, "
             f"and the header says slope {header.slope:g}, intercept {header.intercept:g}."
         )
-    with_air = [pair for pair in usable if pair[1].has_air]
-    return (with_air or usable)[0]
+    return usable
+
+
+def _candidates(header: HuRule) -> Iterator[HuRule]:
+    if not (np.isfinite((header.slope, header.intercept)).all() and header.slope > 0):
+        raise ScanError(f"The header's slope {header.slope:g} and intercept {header.intercept:g} cannot be.")
+    yield header
+    if (header.slope, header.intercept) != (1.0, 0.0):
+        yield HuRule("already_hu", 1.0, 0.0)
+    for offset in LOST_INTERCEPTS:
+        yield HuRule("lost_intercept", header.slope, offset)
 
 
 def _look(sample: Float32[np.ndarray, "n"], rule: HuRule) -> Evidence:
     values = sample * np.float32(rule.slope) + np.float32(rule.intercept)
     padding = _padding(values)
     if padding is not None:
-        values = values[values != padding]
-    count = max(1, values.size)
-    low, high = np.percentile(values, (1, 99)) if values.size else (0.0, 0.0)
-    air = values[(values >= AIR_HU[0]) & (values <= AIR_HU[1])]
-    soft = values[(values >= SOFT_HU[0]) & (values <= SOFT_HU[1])]
+        values = values[np.searchsorted(values, padding, "right") :]
+    count = max(1, len(values))
+    air, soft = _within(values, AIR_HU), _within(values, SOFT_HU)
     return Evidence(
-        air=round(air.size / count, 4),
-        soft=round(soft.size / count, 4),
-        below=round(float((values < AIR_HU[0]).sum()) / count, 4),
+        air=round(len(air) / count, 4),
+        soft=round(len(soft) / count, 4),
+        below=round(int(np.searchsorted(values, AIR_HU[0])) / count, 4),
         air_peak_hu=_peak(air, AIR_HU),
         soft_peak_hu=_peak(soft, SOFT_HU),
-        padding_hu=None if padding is None else float(padding),
-        low_hu=round(float(low), 1),
-        high_hu=round(float(high), 1),
+        padding_hu=padding,
+        low_hu=round(float(values[count // 100]), 1) if len(values) else 0.0,
+        high_hu=round(float(values[count - 1 - count // 100]), 1) if len(values) else 0.0,
     )
+
+
+def _within(values: Float32[np.ndarray, "n"], bounds: tuple[float, float]) -> Float32[np.ndarray, "m"]:
+    return values[np.searchsorted(values, bounds[0]) : np.searchsorted(values, bounds[1], "right")]
 
 
 def _padding(values: Float32[np.ndarray, "n"]) -> float | None:
     """The lowest value, if it lies below air and enough voxels share exactly it."""
-    lowest = float(values.min())
-    return lowest if lowest < AIR_HU[0] and float((values == lowest).mean()) > 0.005 else None
+    lowest = float(values[0])
+    share = int(np.searchsorted(values, values[0], "right")) / len(values)
+    return lowest if lowest < AIR_HU[0] and share > PADDING_SHARE else None
 
 
 def _peak(values: Float32[np.ndarray, "n"], bounds: tuple[float, float]) -> float | None:
-    if values.size == 0:
+    """Middle of the fullest bin of 5 HU."""
+    if not len(values):
         return None
-    counts, edges = np.histogram(values, bins=int((bounds[1] - bounds[0]) / 5), range=bounds)
-    place = int(counts.argmax())
-    return round(float(edges[place] + edges[place + 1]) / 2, 1)
+    edges = np.arange(bounds[0], bounds[1] + 5, 5, dtype=np.float32)
+    place = int(np.diff(np.searchsorted(values, edges)).argmax())
+    return float(edges[place]) + 2.5
 
 
 def _geometry_facts(source: Source) -> dict[str, Any]:

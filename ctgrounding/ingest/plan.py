@@ -1,6 +1,7 @@
 """The plan: which scan goes to which shard and row, from the card's tables alone, before any voxel is read."""
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -57,6 +58,12 @@ def plan_shards(card: Card, settings: Mapping[str, Any], scans_per_shard: int, l
     return shards
 
 
+def rule_digest(card: Card) -> str:
+    """Hash of what a card decides; where its files lie and how it is cited do not matter."""
+    rule = {key: value for key, value in asdict(card).items() if key not in ("root", "title", "citation", "licence")}
+    return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
+
+
 def _grouped(scans: Iterable[PlannedScan]) -> dict[str, list[PlannedScan]]:
     grouped: dict[str, list[PlannedScan]] = defaultdict(list)
     for scan in scans:
@@ -68,8 +75,7 @@ def _digest(
     card: Card, settings: Mapping[str, Any], scans: Sequence[PlannedScan], studies: Mapping[str, Sequence[PlannedScan]]
 ) -> str:
     """Hash of settings, table rows and the size and time of every input file."""
-    rule = {key: value for key, value in asdict(card).items() if key not in ("root", "title", "citation", "licence")}
-    digest = hashlib.sha256(repr((PLAN_VERSION, rule, sorted(settings.items()))).encode())
+    digest = hashlib.sha256(repr((PLAN_VERSION, rule_digest(card), sorted(settings.items()))).encode())
     for scan in scans:
         digest.update(repr((scan, _stamp(scan.path), scan.organs_path and _stamp(scan.organs_path))).encode())
     own = {scan.scan_id for scan in scans}

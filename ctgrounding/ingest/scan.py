@@ -128,7 +128,8 @@ def bring_organs(source: Source, grid: Grid, labels: Shaped[np.ndarray, "n"]) ->
     """
     stored = source.load()
     values = stored.values * stored.slope + stored.intercept if stored.slope != 1 or stored.intercept else stored.values
-    found = np.unique(values)
+    small = values.dtype == np.uint8
+    found = np.flatnonzero(np.bincount(values.reshape(-1), minlength=256)) if small else np.unique(values)
     unknown = found[~np.isin(found, np.append(labels, 0))]
     if len(unknown):
         shown = ", ".join(f"{value:g}" for value in unknown[:5])
