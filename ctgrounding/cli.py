@@ -1,0 +1,109 @@
+"""The ``ctgrounding`` command: a table of commands, each imported when it is called."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from ctgrounding import __version__
+from ctgrounding.errors import CTGroundingError
+
+TRAINER_COMMANDS = {
+    "fit": "Train a model from a run config.",
+    "validate": "Evaluate a checkpoint on the validation patients.",
+    "test": "Evaluate a checkpoint on held-out patients and write numbers, pictures and a page.",
+    "predict": "Write the embeddings of every scan.",
+}
+
+COMMANDS = {
+    "phantom": ("ctgrounding.phantom:write_patients", "Write synthetic patients as hospital files."),
+    "ingest": ("ctgrounding.ingest:ingest", "Turn hospital files into audited shards, by a dataset card."),
+    "inspect": ("ctgrounding.ingest:inspect", "Say what is in shards, and verify them."),
+    "read": ("ctgrounding.reports.commands:read", "Read reports: references, snippets, organ sentences, labels."),
+    "locate": ("ctgrounding.commands.locate:locate", "Find the depth that a sentence speaks of, with a picture."),
+    "search": ("ctgrounding.commands.search:search", "Rank scans of a run by a sentence."),
+    "compare": ("ctgrounding.commands.compare:compare", "Say where one run is better than another, with intervals."),
+    "report": ("ctgrounding.commands.report:report", "Write the result page of a run again."),
+    "configs": ("ctgrounding.commands.configs:COMMANDS", "List the packaged run configs, or copy them to a folder."),
+    "doctor": ("ctgrounding.commands.doctor:doctor", "Check this installation and say what to mend."),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; what the console script and ``python -m ctgrounding`` call.
+
+    Args:
+        args: Words after ``ctgrounding``; those of the process if None.
+
+    Raises:
+        SystemExit: With code 2 and one sentence on stderr when the user can mend it.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+    elif words[0] == "--version":
+        sys.stdout.write(f"ctgrounding {__version__}\n")
+    else:
+        run_command = _find(words[0])
+        try:
+            run_command(words)
+        except CTGroundingError as error:
+            fail(str(error))
+
+
+def lightning_main(args: Sequence[str] | None = None) -> None:
+    """``lightning fit ...`` is ``ctgrounding fit ...``; other words go to lightning-sdk where it is installed."""
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in TRAINER_COMMANDS:
+        main(words)
+        return
+    try:
+        entry = import_module("lightning_sdk.cli.entrypoint")
+    except ImportError:
+        fail(
+            f"'lightning {' '.join(words[:1])}' is not one of {', '.join(TRAINER_COMMANDS)}, which this alias of "
+            "ctgrounding runs, and lightning-sdk is not installed. Use 'ctgrounding --help'."
+        )
+    entry.main_cli()
+
+
+def overview() -> str:
+    """Text of ``ctgrounding --help``."""
+    rows = [("Train and evaluate", TRAINER_COMMANDS), ("Data and use", {k: v[1] for k, v in COMMANDS.items()})]
+    lines = ["ctgrounding: 3D CT vision-language models that can say where", ""]
+    for title, commands in rows:
+        lines += [f"{title}:", *(f"  {name:<10}{text}" for name, text in commands.items()), ""]
+    return "\n".join([*lines, "Each has --help. 'ctgrounding configs list' shows run configs to start from.", ""])
+
+
+def fail(message: str) -> NoReturn:
+    """One sentence on stderr and exit code 2: the user's way out is in the message."""
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)
+
+
+def _find(name: str) -> Callable[[list[str]], object]:
+    if name in TRAINER_COMMANDS:
+        return _run_trainer
+    if name in COMMANDS:
+        return _run_function
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*TRAINER_COMMANDS, *COMMANDS], n=1)
+    fail(f"There is no command '{name}'. " + (f"Did you mean '{near[0]}'? " if near else "") + "See --help.")
+
+
+def _run_trainer(words: list[str]) -> object:
+    return import_module("ctgrounding.trainer_cli").run(words)
+
+
+def _run_function(words: list[str]) -> object:
+    from jsonargparse import auto_cli
+
+    from ctgrounding.parsing import BriefParser
+
+    module, _, attribute = COMMANDS[words[0]][0].partition(":")
+    function = getattr(import_module(module), attribute)
+    return auto_cli(
+        function, args=words[1:], prog=f"ctgrounding {words[0]}", parser_class=BriefParser, fail_untyped=True
+    )

@@ -1,0 +1,90 @@
+"""``ctgrounding locate``: at which depth of a scan a sentence's finding lies, with a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int16
+from rich.console import Console
+
+from ctgrounding.errors import ConfigError
+from ctgrounding.evaluation.examples import coronal_view
+from ctgrounding.evaluation.pictures import depth_picture, png
+from ctgrounding.geometry import Grid
+from ctgrounding.model import Location, Model, load
+
+
+@dataclass(frozen=True)
+class _Opened:
+    name: str
+    image_hu: Int16[np.ndarray, "D H W"]
+    grid: Grid
+    valid_box: tuple[tuple[int, int], ...]
+    found: Location
+
+
+def locate(
+    text: str,
+    *,
+    model: Path,
+    scan: str,
+    output: Path | None = None,
+    shards: list[str] | None = None,
+    series: int | None = None,
+) -> Location:
+    """Find the depth of a scan that a sentence speaks of, print it and draw it.
+
+    Args:
+        text: A finding in words, for example "a cyst in the left kidney".
+        model: Run folder of ``ctgrounding fit``, or a checkpoint.
+        scan: A NIfTI file, a folder of DICOM slices, or the id of a scan in shards.
+        output: PNG to write; beside the current folder's files as ``locate-<scan>.png`` if not given.
+        shards: Shard files or folders to look an id up in; those of the run if not given.
+        series: Series number, where a DICOM folder holds several.
+
+    Returns:
+        Depth, slice, and probability over depth.
+    """
+    trained = load(model)
+    opened = (
+        _from_file(trained, scan, text, series) if Path(scan).exists() else _from_shards(trained, scan, text, shards)
+    )
+    found = opened.found
+    picture = output or Path(f"locate-{opened.name}.png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    box = [list(bounds) for bounds in opened.valid_box]
+    view = coronal_view(opened.image_hu, box, list(opened.grid.spacing_mm), opened.grid.origin_mm[2])
+    figure = depth_picture(view, found.depths_mm, found.probability, found.depth_mm, text=text)
+    picture.write_bytes(png(figure))
+    _say(text, found, picture)
+    return found
+
+
+def _from_file(model: Model, path: str, text: str, series: int | None) -> _Opened:
+    opened = model.read(path, series)
+    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    return _Opened(name, opened.image_hu, opened.grid, opened.valid_box, model.locate(opened, text))
+
+
+def _from_shards(model: Model, scan_id: str, text: str, shards: list[str] | None) -> _Opened:
+    from ctgrounding.data.shards import Shard, find_shards
+
+    folders = shards or model.shard_paths
+    for path in find_shards(folders):
+        shard = Shard(path)
+        for row, record in enumerate(shard.records):
+            if record.scan_id == scan_id:
+                image, grid = shard.read_image(row), Grid(record.shape, record.spacing_mm, record.origin_mm)
+                found = model.locate_in(image, grid, record.valid_box, text)
+                return _Opened(scan_id, image, grid, record.valid_box, found)
+    raise ConfigError(f"'{scan_id}' is neither a file nor the id of a scan in {', '.join(map(str, folders))}.")
+
+
+def _say(text: str, found: Location, picture: Path) -> None:
+    console = Console(highlight=False)
+    share = found.probability.max()
+    console.print(f'"{text}" lies at depth [bold]{found.depth_mm:.1f} mm[/bold] (world z), probability {share:.2f}')
+    if found.slice is not None:
+        image = "" if found.slice.image is None else f", image {found.slice.image}"
+        console.print(f"slice {found.slice.index} of the file{image}, at {found.slice.depth_mm:.1f} mm")
+    console.print(f"picture: {picture}")

@@ -1,0 +1,247 @@
+"""A trained model for use: scans and sentences to vectors, and sentences to depths."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int16
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from ctgrounding.encoders.readouts import ReadoutContext
+from ctgrounding.encoders.vision_language import VisionLanguageEncoder
+from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.geometry import Grid
+from ctgrounding.ingest import OriginalSlice, Scan, read_scan
+from ctgrounding.types import Encoded
+
+PARTS = ("image", "text", "readouts", "heads")
+"""Arguments of the task that make the model itself."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where in a scan a sentence's finding lies.
+
+    Attributes:
+        depth_mm: World z of the most probable depth bin.
+        probability: Probability of each real depth bin; they sum to 1.
+        depths_mm: World z of the centre of each real depth bin.
+        slice: The slice of the original file nearest to ``depth_mm``; None for a volume without a file.
+    """
+
+    depth_mm: float
+    probability: Float64[np.ndarray, "Z"]
+    depths_mm: Float64[np.ndarray, "Z"]
+    slice: OriginalSlice | None
+
+
+@dataclass(frozen=True)
+class Use:
+    """Heads that a use of the model needs, taken from the objective that trained them."""
+
+    image_head: str = "main"
+    text_head: str = "main"
+    temperature: float = 0.1
+
+
+class Model:
+    """Encoders and heads in evaluation mode, with the grid that they were trained on.
+
+    Args:
+        encoder: The trained model.
+        locating: Heads of snippet localization; None if the model was not trained to locate.
+        config: Configuration of the run that made it.
+    """
+
+    def __init__(self, encoder: VisionLanguageEncoder, locating: Use | None, config: Mapping[str, Any]) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.locating = locating
+        self.config = config
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along ``D H W`` that scans are brought to."""
+        return self.encoder.image.spacing_mm
+
+    @property
+    def shard_paths(self) -> list[str]:
+        """Shards that the model was trained from, as its configuration names them."""
+        shards = self.config["data"]["shards"]
+        return (
+            list(shards) if isinstance(shards, list) else [path for item in shards.values() for path in item["paths"]]
+        )
+
+    def read(self, path: str | Path, series: int | None = None) -> Scan:
+        """Read, check and resample a scan to the model's grid.
+
+        Args:
+            path: A NIfTI file or a folder of DICOM slices.
+            series: Series number, where a folder holds several.
+
+        Raises:
+            ScanError: If it is no usable CT scan.
+        """
+        return read_scan(path, self.spacing_mm, series)
+
+    def encode_scan(self, scan: str | Path | Scan, head: str = "main") -> Float[Tensor, "M"]:
+        """Unit vector of a scan in the space of reports.
+
+        Args:
+            scan: A file, a DICOM folder, or what :meth:`read` gave.
+            head: Image head to use.
+        """
+        opened = scan if isinstance(scan, Scan) else self.read(scan)
+        encoded = self._encode(opened.image_hu, opened.grid, opened.valid_box, [])
+        return encoded.image("global", head)[0]
+
+    def encode_text(self, text: str | Sequence[str], head: str = "main") -> Float[Tensor, "texts M"]:
+        """Unit vectors of sentences or reports; one row for a single string too.
+
+        Raises:
+            ConfigError: If a text is empty.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        return self.encoder.heads.text(head, self._text_vectors(texts))
+
+    def locate(self, scan: str | Path | Scan, text: str) -> Location:
+        """Find the depth that a sentence speaks of.
+
+        Args:
+            scan: A file, a DICOM folder, or what :meth:`read` gave.
+            text: A finding in words, for example "a cyst in the left kidney".
+
+        Raises:
+            ConfigError: If the model was not trained to locate, or the text is empty.
+        """
+        opened = scan if isinstance(scan, Scan) else self.read(scan)
+        found = self.locate_in(opened.image_hu, opened.grid, opened.valid_box, text)
+        return Location(found.depth_mm, found.probability, found.depths_mm, opened.slice_at(found.depth_mm))
+
+    def locate_in(
+        self,
+        image_hu: Int16[np.ndarray, "D H W"],
+        grid: Grid,
+        valid_box: Sequence[Sequence[int]],
+        text: str,
+    ) -> Location:
+        """The same for a volume that is already on the model's grid, such as one of a shard.
+
+        Raises:
+            ConfigError: If the model was not trained to locate, or the text is empty.
+        """
+        if self.locating is None:
+            raise ConfigError(
+                "This model was trained without SnippetLocalization, so it cannot locate. "
+                "Add that objective under model.objectives and fit again."
+            )
+        use = self.locating
+        encoded = self._encode(image_hu, grid, valid_box, [text])
+        valid = encoded.depth_valid[0]
+        depths = encoded.image("depth", use.image_head)[0, valid]
+        words = encoded.texts(torch.tensor([0]), use.text_head)[0]
+        probability = torch.softmax(depths @ words / use.temperature, dim=0).double().numpy()
+        depths_mm = encoded.depth_mm[0, valid].numpy()
+        return Location(float(depths_mm[probability.argmax()]), probability, depths_mm, None)
+
+    def search(
+        self, scans: Mapping[str, Tensor], text: str, head: str = "main", top: int = 10
+    ) -> list[tuple[str, float]]:
+        """Rank scans by a sentence.
+
+        Args:
+            scans: Name to the unit vector that :meth:`encode_scan` gave.
+            text: What to look for.
+            head: Text head to use.
+            top: How many to return.
+
+        Returns:
+            Names and cosines, best first; equal cosines in the order of their names.
+        """
+        words = self.encode_text(text, head)[0]
+        scored = [(name, float(vector @ words)) for name, vector in scans.items()]
+        return sorted(scored, key=lambda item: (-item[1], item[0]))[:top]
+
+    def _encode(
+        self, image_hu: Int16[np.ndarray, "D H W"], grid: Grid, valid_box: Sequence[Sequence[int]], texts: list[str]
+    ) -> Encoded:
+        if not np.allclose(grid.spacing_mm, self.spacing_mm):
+            raise ConfigError(
+                f"The volume has spacing {grid.spacing_mm} mm and the model {self.spacing_mm} mm (D, H, W). "
+                "Ingest the scans at the model's spacing."
+            )
+        context = ReadoutContext(torch.tensor([grid.spacing_mm], dtype=torch.float64))
+        origin = torch.tensor([grid.origin_mm], dtype=torch.float64)
+        with torch.inference_mode():
+            part = self.encoder.encode_volumes(
+                torch.from_numpy(image_hu)[None], torch.tensor([valid_box], dtype=torch.int64), origin, context
+            )
+            return self.encoder.join([part], self._text_vectors(texts), [1])
+
+    def _text_vectors(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
+        if any(not text.strip() for text in texts):
+            raise ConfigError("The text is empty. Write what to look for, for example 'a cyst in the left kidney'.")
+        tokenizer = self.encoder.text.tokenizer
+        rows = [tokenizer(text) for text in texts]
+        length = max((len(row) for row in rows), default=1)
+        tokens = torch.full((len(rows), length), tokenizer.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(rows), length), dtype=torch.bool)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)], mask[index, : len(row)] = row, True
+        with torch.inference_mode():
+            return self.encoder.encode_tokens(tokens, mask)
+
+
+def load(path: str | Path) -> Model:
+    """A trained model from a run folder or a checkpoint.
+
+    Args:
+        path: A folder that ``ctgrounding fit`` wrote (its ``checkpoints/last.ckpt`` is taken) or a ``.ckpt`` file.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, or it was not made by ``ctgrounding fit``.
+    """
+    file = Path(path) / "checkpoints" / "last.ckpt" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"There is no checkpoint at {file}. Name a run folder of 'ctgrounding fit' or a .ckpt.")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as a checkpoint ({type(error).__name__}). Fit again.") from error
+    config = checkpoint.get("run_config") if isinstance(checkpoint, dict) else None
+    if not config:
+        raise CheckpointError(
+            f"{file} holds no run configuration, so its encoders are not known. Use a checkpoint of 'ctgrounding fit', "
+            "or build the task in Python and load its state_dict."
+        )
+    encoder = build(config["model"])
+    prefix = "encoder."
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not fit its own configuration; was it made by another version?") from error
+    return Model(encoder, _locating(config["model"]), config)
+
+
+def build(model_config: Mapping[str, Any]) -> VisionLanguageEncoder:
+    """An untrained model from the ``model`` part of a run configuration."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(VisionLanguageEncoder, "model")
+    parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS}})
+    encoder: VisionLanguageEncoder = parser.instantiate(parsed).model
+    return encoder
+
+
+def _locating(model_config: Mapping[str, Any]) -> Use | None:
+    for objective in model_config["objectives"].values():
+        if objective and objective["class_path"].endswith(".SnippetLocalization"):
+            chosen = objective.get("init_args", {})
+            names = {"image_head": "image_head", "text_head": "text_head", "tau": "temperature"}
+            return Use(**{name: chosen[name] for name in names if name in chosen})
+    return None

@@ -1,0 +1,1 @@
+"""LightningModules: they call encoders, objectives and evaluators and own everything about a step."""

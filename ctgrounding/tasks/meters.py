@@ -1,0 +1,38 @@
+"""Metrics of many steps in one tensor: no host sync a step, one collective every few steps."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ctgrounding import distributed
+
+
+class PackedMeter:
+    """Weighted means that every rank accumulates and all ranks reduce together.
+
+    Keys are fixed when the first values arrive, so every rank reduces the same vector in the same order.
+
+    Examples:
+        >>> meter = PackedMeter()
+        >>> meter.add(["loss"], torch.tensor([6.0]), torch.tensor([2.0]))
+        >>> meter.reduce()
+        {'loss': 3.0}
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums: Float64[Tensor, "2 names"] | None = None
+
+    def add(self, names: list[str], totals: Float64[Tensor, "names"], weights: Float64[Tensor, "names"]) -> None:
+        """Add sums and the weights that they were taken over."""
+        values = torch.stack([totals.detach().double(), weights.detach().double()])
+        self._names = names
+        self._sums = values if self._sums is None else self._sums + values
+
+    def reduce(self) -> dict[str, float]:
+        """Means over all ranks since the last call, by name; NaN where nothing was added. Starts afresh."""
+        if self._sums is None:
+            return {}
+        totals, weights = distributed.sum_over_ranks(self._sums).cpu()
+        self._sums = None
+        return dict(zip(self._names, (totals / weights).tolist(), strict=True))

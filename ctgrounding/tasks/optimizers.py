@@ -1,0 +1,108 @@
+"""How parameters are grouped and stepped; swappable by class_path."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from ctgrounding.errors import ConfigError
+
+
+class OptimizerRecipe(ABC):
+    """Builds the optimizer and its schedule once the model is complete, copied heads included."""
+
+    @abstractmethod
+    def build(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], total_steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Make the optimizer and a scheduler that is stepped after every optimizer step.
+
+        Args:
+            named_parameters: Trainable parameters with their names in the task.
+            total_steps: Optimizer steps of the whole fit.
+        """
+
+
+class AdamWCosine(OptimizerRecipe):
+    """AdamW without decay on what should not shrink, linear warm-up and cosine decay by step.
+
+    Vectors and scalars (biases, norms, layer scales, logit scale and bias) and parameters whose name
+    matches ``no_decay`` are not decayed.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        betas: Moment coefficients; RadFinder uses (0.9, 0.95).
+        warmup_fraction: Share of all steps over which the rate rises from zero.
+        final_fraction: Rate at the end as a share of the peak.
+        lr_scale: Regular expression on parameter names to a factor on the rate; the first match counts.
+        no_decay: Regular expressions of further names without decay.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> optimizer, _ = AdamWCosine(lr=1e-3).build(layer.named_parameters(), total_steps=10)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]
+        [0.05, 0.0]
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_fraction: float = 0.08,
+        final_fraction: float = 0.0,
+        lr_scale: Mapping[str, float] | None = None,
+        no_decay: Sequence[str] = ("position", "queries", "token$", "logit"),
+    ) -> None:
+        if lr <= 0:
+            raise ConfigError(f"Learning rate is {lr}; it must be positive. Set model.optimizer.init_args.lr.")
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
+        self.warmup_fraction, self.final_fraction = warmup_fraction, final_fraction
+        self.lr_scale = dict(lr_scale or {})
+        self.no_decay = tuple(no_decay)
+
+    def build(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], total_steps: int
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Make AdamW and its schedule.
+
+        Raises:
+            ConfigError: If no parameter is trainable, or an ``lr_scale`` pattern matches none.
+        """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        unused = set(self.lr_scale)
+        for name, parameter in named_parameters:
+            if not parameter.requires_grad:
+                continue
+            pattern = next((pattern for pattern in self.lr_scale if re.search(pattern, name)), None)
+            unused.discard(pattern or "")
+            decay = 0.0 if self._is_exempt(name, parameter) else self.weight_decay
+            groups.setdefault((self.lr_scale.get(pattern or "", 1.0), decay), []).append(parameter)
+        if not groups:
+            raise ConfigError("Every parameter is frozen, so there is nothing to fit. Unfreeze an encoder or a head.")
+        if unused:
+            raise ConfigError(f"lr_scale patterns {sorted(unused)} match no parameter. Check them against the names.")
+        described: list[dict[str, Any]] = [
+            {"params": parameters, "lr": self.lr * scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ]
+        optimizer = torch.optim.AdamW(described, lr=self.lr, betas=self.betas, fused=True)
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Learning rate at a step as a share of the peak."""
+        warmup = round(self.warmup_fraction * total_steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, total_steps - warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.final_fraction + (1 - self.final_fraction) * cosine
+
+    def _is_exempt(self, name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim < 2 or any(re.search(pattern, name) for pattern in self.no_decay)

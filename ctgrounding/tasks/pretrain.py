@@ -1,0 +1,297 @@
+"""Pretraining: one image pass, one text pass, any objectives, exact gradients of the whole step's batch."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ctgrounding import distributed
+from ctgrounding.encoders.heads import HeadsConfig
+from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
+from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
+from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.evaluation.base import Evaluator
+from ctgrounding.evaluation.depth import depth_prior
+
+# PAGE
+from ctgrounding.evaluation.results import evaluated, library_versions
+from ctgrounding.objectives.base import Objective
+from ctgrounding.tasks import randomness
+from ctgrounding.tasks.accumulation import Outputs, step_loss
+from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
+from ctgrounding.tasks.encoding import StepWork
+from ctgrounding.tasks.evaluating import Evaluation
+from ctgrounding.tasks.meters import PackedMeter
+from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
+from ctgrounding.tasks.recolour import Recolour
+from ctgrounding.tasks.texts import FixedTexts
+from ctgrounding.types import Batch, EncoderDims, Term
+
+log = logging.getLogger(__name__)
+
+ObjectiveFactory = Callable[[EncoderDims], Objective]
+
+
+class Pretrain(LightningModule):
+    """Trains encoders, readouts and heads by any set of objectives.
+
+    Every objective gets the same :class:`ctgrounding.types.Encoded` of the whole step's batch of a rank,
+    whatever the micro-batch size, and returns sums and weights; the task divides by the weights of all ranks.
+
+    Args:
+        image: Image encoder.
+        text: Text encoder.
+        readouts: Name to readout; ``global``, ``depth`` and ``organ`` are what the built-in objectives read.
+        heads: Declared heads by name.
+        objectives: Role to objective; null switches one off.
+        weights: Role to weight, a number or a schedule by step; the same roles as ``objectives``.
+        optimizer: How parameters are grouped and stepped.
+        evaluators: Role to evaluator, used by ``validate`` and ``test``; null switches one off.
+        recolour: Intensity augmentation on the device.
+        texts_per_pass: Texts encoded at a time when the step is split into micro-batches; null for all.
+        initial_weights: A ``.safetensors`` file with some or all of this model's weights to start from.
+        untrained_baseline: Whether ``test`` also evaluates the model as it was before training.
+        seed: Seed of dropout, recolouring and every draw of a step.
+
+    Attributes:
+        run_config: The whole run's configuration as plain values, set by the command line; it goes into
+            checkpoints, and :func:`ctgrounding.load` rebuilds the model from it.
+
+    Raises:
+        ConfigError: If weights and objectives name different roles.
+    """
+
+    def __init__(
+        self,
+        image: ImageEncoder,
+        text: TextEncoder,
+        readouts: dict[str, ReadoutFactory],
+        heads: HeadsConfig,
+        objectives: dict[str, ObjectiveFactory | None],
+        weights: dict[str, float | WeightSchedule],
+        optimizer: OptimizerRecipe | None = None,
+        evaluators: dict[str, Evaluator | None] | None = None,
+        recolour: Recolour | None = None,
+        texts_per_pass: int | None = None,
+        initial_weights: str | None = None,
+        untrained_baseline: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_roles(objectives, weights)
+        self.encoder = VisionLanguageEncoder(image, text, readouts, heads)
+        made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
+        self.objectives = nn.ModuleDict(made)
+        self._roles: dict[str, Objective] = made
+        self.weights = weights
+        self.recipe = optimizer or AdamWCosine()
+        self.evaluation = Evaluation({role: item for role, item in (evaluators or {}).items() if item is not None})
+        self.recolour, self.texts_per_pass = recolour, texts_per_pass
+        self.initial_weights, self.untrained_baseline, self.seed = initial_weights, untrained_baseline, seed
+        self.run_config: dict[str, Any] | None = None
+        self._fixed = FixedTexts({}, self.tokenizer)
+        self._meter = PackedMeter()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns a text into tokens; data workers use it too."""
+        return self.encoder.text.tokenizer
+
+    def setup(self, stage: str) -> None:
+        """Load initial weights, make copied heads, tokenise fixed texts."""
+        if stage == "fit":
+            if self.initial_weights:
+                self._load_initial(Path(self.initial_weights))
+            self.encoder.heads.copy_declared()
+            self._count_labels()
+            self._fixed = FixedTexts({role: item.fixed_texts() for role, item in self._roles.items()}, self.tokenizer)
+        if stage == "test" and self.untrained_baseline:
+            self.evaluation.keep_untrained(copy.deepcopy(self.encoder))
+
+    def on_fit_start(self) -> None:
+        """Refuse what would train silently wrong weights, and say what will be trained."""
+        _check_trainer(self.trainer)
+        active = ", ".join(f"{role} x {self.weights[role]}" for role in self._roles)
+        trainable = sum(item.numel() for item in self.parameters() if item.requires_grad)
+        if self.trainer.is_global_zero:
+            log.info("Objectives: %s; %s trainable parameters.", active, f"{trainable:,}")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One optimizer step's loss; its gradient is that of the whole batch over all ranks."""
+        for optimizer in self.trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        step = self.global_step
+        key = (self.seed, step, distributed.rank())
+        draw = randomness.generator(self.seed, step)  # every rank plans alike
+        plans = {role: item.plan(batch, draw) for role, item in self._roles.items()}
+        texts = self._fixed.step(batch, plans, self.tokenizer.pad_id)
+        work = StepWork(self.encoder, batch, texts, key, self.recolour, self.texts_per_pass)
+        weights = {role: weight_at(self.weights[role], step) for role in self._roles}
+        seen: list[tuple[list[str], Balanced]] = []
+
+        def loss_of(outputs: list[Outputs]) -> Tensor:
+            encoded = work.encoded(outputs)
+            terms: dict[str, dict[str, Term]] = {
+                role: item(work.for_role(encoded, role), batch) for role, item in self._roles.items()
+            }
+            balanced = balance(terms, weights)
+            seen.append((term_names(terms), balanced))
+            return balanced.loss
+
+        loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split)
+        self._record(*seen[0], loss, batch, texts_encoded=len(texts.tokens))
+        return loss
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Do nothing: gradients are zeroed at the start of the step, before replays add theirs."""
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer by its recipe; the schedule advances by step."""
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a pass of the evaluators."""
+        prior = getattr(getattr(self.trainer, "datamodule", None), "organ_depths", None)
+        if prior is not None:
+            self.evaluation.use_depth_prior(depth_prior(prior()))
+        self.evaluation.begin(self.tokenizer)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Give the batch to every evaluator."""
+        self.evaluation.update(self.encoder, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the evaluators' numbers, the same on every rank."""
+        numbers = {f"val/{name}": value for name, value in self.evaluation.compute().items()}
+        self.log_dict(numbers, sync_dist=False, rank_zero_only=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Give the batch to every evaluator, with what the untrained model makes of it beside it."""
+        self.evaluation.update(self.encoder, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the numbers and leave numbers and results where a page or a comparison finds them."""
+        results = evaluated(self.evaluation.evaluators, self._about())
+        self.log_dict(results.metrics, sync_dist=False)
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            results.write(folder)
+            write_page(folder)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Embeddings of a batch, by scan id."""
+        return self.evaluation.embeddings(self.encoder, batch)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """Move everything but volumes and label maps, which go one micro-batch at a time."""
+        heavy = {key: value for key, value in batch.items() if key in ("volume", "organs")}
+        light = {key: value for key, value in batch.items() if key not in heavy}
+        return {**super().transfer_batch_to_device(light, device, dataloader_idx), **heavy}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the configuration that made the model, so that the checkpoint alone can be used."""
+        checkpoint["run_config"] = self.run_config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another configuration in one sentence.
+
+        Raises:
+            CheckpointError: If its weights do not fit this model.
+        """
+        check_fits(self.state_dict(), checkpoint["state_dict"])
+
+    def _record(self, names: list[str], balanced: Balanced, loss: Tensor, batch: Batch, texts_encoded: int) -> None:
+        self._meter.add([f"train/{name}" for name in names], balanced.totals, balanced.weights)
+        if (self.trainer.global_step + 1) % int(getattr(self.trainer, "log_every_n_steps", 50)):
+            return
+        values = self._meter.reduce()
+        values["train/texts_encoded"] = float(texts_encoded)
+        values["train/scans"] = float(len(batch["scan_id"]))
+        self.log_dict(values, sync_dist=False, batch_size=1)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=False, batch_size=1)
+
+    def _count_labels(self) -> None:
+        """Give objectives the label counts of the training data, where the data module knows them."""
+        counts = getattr(getattr(self.trainer, "datamodule", None), "label_counts", None)
+        for objective in self._roles.values() if counts is not None else ():
+            if "labels" in objective.requires:
+                objective.set_label_counts(counts())
+
+    def _load_initial(self, path: Path) -> None:
+        if not path.is_file():
+            raise CheckpointError(
+                f"model.initial_weights names {path}, which does not exist. Give a .safetensors file."
+            )
+        weights = load_file(path)
+        check_fits({name: value for name, value in self.state_dict().items() if name in weights}, weights)
+        self.load_state_dict(weights, strict=False)
+        self._say(f"Started from {len(weights)} tensors of {path}.")
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "title": Path(self.trainer.default_root_dir).name,
+            "split": "test",
+            "checkpoint": str(self.trainer.ckpt_path),
+            "config": yaml.safe_dump(self.run_config, sort_keys=False),
+            "versions": library_versions(),
+        }
+
+    @rank_zero_only
+    def _say(self, message: str) -> None:
+        log.info(message)
+
+
+def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse weights of another model.
+
+    Raises:
+        CheckpointError: With the first tensors that are missing, unknown or of another shape.
+    """
+    missing = sorted(set(expected) - set(found))
+    unknown = sorted(set(found) - set(expected))
+    other = [name for name in sorted(set(expected) & set(found)) if expected[name].shape != found[name].shape]
+    named = (("missing", missing), ("unknown", unknown), ("of another shape", other))
+    faults = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in named if names]
+    if faults:
+        raise CheckpointError(
+            f"The checkpoint does not fit this configuration: {'; '.join(faults)}. "
+            "Use the config.yaml beside the checkpoint, or fit again."
+        )
+
+
+def _check_roles(objectives: Mapping[str, object], weights: Mapping[str, object]) -> None:
+    for name, here, there in (("weights", weights, objectives), ("objectives", objectives, weights)):
+        lonely = sorted(set(here) - set(there))
+        if lonely:
+            raise ConfigError(
+                f"model.{name} has {lonely}, but model.{'objectives' if name == 'weights' else 'weights'} has only "
+                f"{sorted(there)}. Give each role an objective and a weight."
+            )
+
+
+def _check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins have no common type)
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}. Contrastive losses do not add up "
+            "over batches; leave it at 1 and set data.batch_size and data.micro_batch_size, which is exact."
+        )
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ConfigError("trainer.precision 16-mixed scales losses, which replays cannot. Use bf16-mixed or 32-true.")
+    if getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
+        raise ConfigError(
+            "static_graph makes DDP train silently wrong weights when a step has several backward passes. Turn it off."
+        )

@@ -1,0 +1,159 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's CLI with this project's guards."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+from ctgrounding.data.datamodule import ShardDataModule
+from ctgrounding.errors import ConfigError
+from ctgrounding.parsing import brief
+from ctgrounding.tasks.callbacks import SaveOnSignal
+from ctgrounding.tasks.pretrain import Pretrain
+
+USAGE = "ctgrounding {command} --config FILE [--config OVERLAY] [--key.nested value ...]"
+
+
+def run(words: list[str], execute: bool = True) -> LightningCLI:
+    """Parse a trainer command and run it.
+
+    Args:
+        words: The command and its options, files before overrides.
+        execute: Whether to instantiate and run; False only parses, to validate a config.
+
+    Raises:
+        ConfigError: If the configuration cannot be used; the message says which key.
+    """
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    cli = TrainerCLI if execute else ParseOnlyCLI
+    commands = ("fit", "validate", "test", "predict")
+    argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are given
+    try:
+        return cli(
+            Pretrain,
+            ShardDataModule,
+            args=words,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={name: {"usage": USAGE.format(command=name)} for name in commands},
+        )
+    except (OmegaConfBaseException, MisconfigurationException) as error:
+        raise ConfigError(brief(error)) from error
+    finally:
+        sys.argv = argv
+
+
+class TrainerParser(LightningArgumentParser):
+    """Lightning's parser, with interpolation that follows overrides and one-sentence errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Lightning's own signature)
+        super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing fifty lines of usage."""
+        raise ConfigError(brief(message)) from ex
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config of a fit to its run folder, where it reruns the fit and describes the model."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save on the first rank; other commands leave the fit's config alone."""
+        if stage == "fit" and trainer.is_global_zero and not self.already_saved:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            self.already_saved = True
+
+
+class TrainerCLI(LightningCLI):
+    """Lightning's CLI: the command line beats files beats checkpoints, and one file owns the objectives."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 (Lightning's own signature)
+        """Make the parser of a command."""
+        parser = TrainerParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=jsonargparse.ActionConfigFile, help="A run config; files come before overrides."
+        )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a second file that would drop objectives without a word."""
+        super().parse_arguments(parser, args)
+        files = self.config[self.config.subcommand].get("config") or []
+        owners = [str(file) for file in files if _names_objectives(Path(str(file)))]
+        if len(owners) > 1:
+            raise ConfigError(
+                f"model.objectives is set in {' and in '.join(owners)}; the last one would drop the others' entries. "
+                "Keep objectives in one file and change single values on the command line."
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the parsed config alone: hyper-parameters in a checkpoint never override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that an evaluation should use."""
+        command = self.config.subcommand
+        config = self.config[command]
+        if command == "fit" or config.get("ckpt_path"):
+            return
+        last = _run_folder(config) / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            raise ConfigError(
+                f"'{command}' needs a trained model and {last} does not exist. "
+                "Fit first, or name a checkpoint with --ckpt_path."
+            )
+        config["ckpt_path"] = str(last)
+
+    def after_instantiate_classes(self) -> None:
+        """Hand the run's configuration to the task, which keeps it in checkpoints."""
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.model.run_config = dumped[self.config.subcommand]
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        folder = Path(config.get("default_root_dir") or "runs/default")
+        config["default_root_dir"] = str(folder)
+        config["callbacks"] = list(config.get("callbacks") or [])
+        if config.get("logger") in (None, True):
+            config["logger"] = CSVLogger(str(folder), name="logs")
+        if not any(isinstance(callback, ModelCheckpoint) for callback in config["callbacks"]):
+            config["callbacks"].append(ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True))
+        config["callbacks"].append(SaveOnSignal(folder / "checkpoints"))
+        return super()._instantiate_trainer(config, callbacks)
+
+
+class ParseOnlyCLI(TrainerCLI):
+    """Parses and stops, so that a config can be checked without building a model."""
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is looked for."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing is handed over."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is run."""
+
+
+def _run_folder(config: Mapping[str, Any]) -> Path:
+    return Path(config["trainer"].get("default_root_dir") or "runs/default")
+
+
+def _names_objectives(file: Path) -> bool:
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content, dict) else None
+    return isinstance(model, dict) and "objectives" in model

@@ -1,0 +1,142 @@
+"""Weights, optimizer groups, texts, meters and recolouring of a step."""
+
+import pytest
+import torch
+from torch import nn
+
+from ctgrounding.errors import ConfigError
+from ctgrounding.tasks.balance import LinearRamp, balance, term_names
+from ctgrounding.tasks.meters import PackedMeter
+from ctgrounding.tasks.optimizers import AdamWCosine
+from ctgrounding.tasks.recolour import Recolour, box_mask
+from ctgrounding.tasks.texts import FixedTexts
+from ctgrounding.types import Term
+
+
+def term(total: float, weight: float) -> Term:
+    return Term(torch.tensor(total, requires_grad=True), torch.tensor(weight))
+
+
+class TestBalance:
+    def test_balance__divides_by_weight_and_adds_by_role(self) -> None:
+        terms = {
+            "global": {"siglip": term(6.0, 3.0)},
+            "organ": {"anatomy": term(1.0, 2.0), "diagnosis": term(8.0, 4.0)},
+        }
+        balanced = balance(terms, {"global": 1.0, "organ": 0.5})
+        assert balanced.loss.item() == pytest.approx(6 / 3 + 0.5 * (1 / 2 + 8 / 4))
+        assert term_names(terms) == ["global/siglip", "organ/anatomy", "organ/diagnosis"]
+
+    def test_balance__a_term_without_elements_is_zero_and_attached(self) -> None:
+        empty = term(0.0, 0.0)
+        balanced = balance({"snippet": {"depth": empty}}, {"snippet": 1.0})
+        balanced.loss.backward()
+        assert balanced.loss.item() == 0.0
+        assert empty.total.grad.item() == 0.0
+
+    def test_balance__no_objective(self) -> None:
+        with pytest.raises(ConfigError, match="No objective is active"):
+            balance({}, {})
+
+    def test_linear_ramp__refuses_to_run_backwards(self) -> None:
+        assert [LinearRamp(1.0, 3.0, 2, 4).at(step) for step in range(6)] == [1, 1, 1, 2, 3, 3]
+        with pytest.raises(ConfigError, match="later to_step"):
+            LinearRamp(0.0, 1.0, 5, 5)
+
+
+class TestAdamWCosine:
+    def model(self) -> nn.Module:
+        return nn.ModuleDict({"image": nn.Linear(3, 3), "norm": nn.LayerNorm(3), "position": nn.Embedding(2, 3)})
+
+    def test_build__vectors_and_named_parameters_do_not_decay(self) -> None:
+        model = self.model()
+        optimizer, _ = AdamWCosine(lr=1.0, weight_decay=0.1).build(model.named_parameters(), 10)
+        decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        found = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+        assert found == {
+            "image.weight": 0.1, "image.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0, "position.weight": 0.0,
+        }  # fmt: skip
+
+    def test_build__first_matching_pattern_scales_the_rate(self) -> None:
+        model = self.model()
+        recipe = AdamWCosine(lr=2.0, lr_scale={"image.*bias": 0.5, "image": 0.1}, warmup_fraction=0.0)
+        optimizer, _ = recipe.build(model.named_parameters(), 10)
+        rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert rate[id(model["image"].bias)] == pytest.approx(1.0)
+        assert rate[id(model["image"].weight)] == pytest.approx(0.2)
+        assert rate[id(model["norm"].weight)] == pytest.approx(2.0)
+
+    def test_build__unknown_pattern_and_frozen_model(self) -> None:
+        model = self.model()
+        with pytest.raises(ConfigError, match="match no parameter"):
+            AdamWCosine(lr_scale={"imgae": 0.1}).build(model.named_parameters(), 10)
+        with pytest.raises(ConfigError, match="Every parameter is frozen"):
+            AdamWCosine().build(model.requires_grad_(False).named_parameters(), 10)
+
+    def test_factor__rises_then_falls_to_the_final_share(self) -> None:
+        recipe = AdamWCosine(warmup_fraction=0.2, final_fraction=0.1)
+        factors = [recipe.factor(step, 100) for step in range(101)]
+        assert factors[:20] == sorted(factors[:20])
+        assert factors[20:] == sorted(factors[20:], reverse=True)
+        assert max(factors) == 1.0
+        assert factors[100] == pytest.approx(0.1)
+
+
+class TestFixedTexts:
+    def tokenize(self, text: str) -> torch.Tensor:
+        return torch.tensor([ord(letter) for letter in text])
+
+    def batch(self, *texts: str) -> dict[str, object]:
+        length = max(map(len, texts), default=0)
+        tokens = torch.zeros(len(texts), length, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = self.tokenize(text)
+        return {"texts": list(texts), "tokens": tokens, "token_mask": tokens > 0}
+
+    def test_step__each_text_once_and_found_again(self) -> None:
+        fixed = FixedTexts({"organ": ["liver", "spleen"], "disease": ["cyst", "liver"]}, self.tokenize)
+        batch = self.batch("spleen", "ab")
+        texts = fixed.step(batch, {"organ": torch.tensor([0, 1]), "disease": torch.tensor([1])}, pad_id=0)
+        words = ["".join(map(chr, row[mask].tolist())) for row, mask in zip(texts.tokens, texts.mask, strict=True)]
+        assert words == ["spleen", "ab", "liver"]
+        assert texts.planned_rows["organ"].tolist() == [2, 0]
+        assert texts.planned_rows["disease"].tolist() == [2]
+
+    def test_step__nothing_planned_leaves_the_batch_alone(self) -> None:
+        batch = self.batch("ab")
+        texts = FixedTexts({"organ": ["liver"]}, self.tokenize).step(batch, {"organ": torch.arange(0)}, pad_id=0)
+        assert texts.tokens is batch["tokens"]
+        assert texts.planned_rows["organ"].shape == (0,)
+
+
+def test_packed_meter__weighted_means_and_a_fresh_start() -> None:
+    meter = PackedMeter()
+    meter.add(["a", "b"], torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
+    meter.add(["a", "b"], torch.tensor([4.0, 3.0]), torch.tensor([2.0, 3.0]))
+    assert meter.reduce() == {"a": 2.0, "b": 1.0}
+    assert meter.reduce() == {}
+
+
+class TestRecolour:
+    box = torch.tensor([[[0, 2], [1, 3], [0, 4]], [[0, 1], [0, 3], [0, 4]]])
+
+    def test_box_mask__against_slices(self) -> None:
+        mask = box_mask(self.box, torch.Size((2, 3, 4)))
+        expected = torch.zeros(2, 2, 3, 4, dtype=torch.bool)
+        expected[0, 0:2, 1:3, 0:4] = True
+        expected[1, 0:1, 0:3, 0:4] = True
+        assert torch.equal(mask, expected)
+
+    def test_call__padding_stays_air_and_the_draw_is_keyed(self) -> None:
+        image = torch.full((2, 2, 3, 4), 40.0)
+        recolour = Recolour(contrast=0.1, shift_hu=10.0, noise_hu=5.0)
+        first, again, other = (recolour(image, self.box, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        padding = ~box_mask(self.box, image.shape[1:])
+        assert (first[padding] == -1024).all()
+        assert (first[~padding] - 40).abs().max() < 40 * 0.1 + 10 + 5 * 6
+
+    def test_init__refuses_negative_noise(self) -> None:
+        with pytest.raises(ConfigError, match="noise_hu >= 0"):
+            Recolour(noise_hu=-1.0)
