@@ -144,6 +144,7 @@ def _folder_entries(folder: Path, shards: Sequence[Path]) -> dict[Path, _Entry]:
             continue
         is_current = False
         shard = Shard(path)
+        shard.reopen()
         if old is not None and old.content_sha256 == shard.attributes["content_sha256"]:
             entries[path] = replace(old, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
         else:

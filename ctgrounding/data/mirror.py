@@ -53,7 +53,7 @@ def mirror_text(text: str) -> str:
             f"A scan cannot be mirrored because its text says '{stuck.group()}', which has no counterpart on the other "
             "side. It is shown as it is; set data.mirror_probability to 0 if many are refused."
         )
-    return _SWAPPABLE.sub(lambda match: _with_case_of(match.group(), _SWAPS[match.group().lower()]), text)
+    return _SWAPPABLE.sub(lambda match: _with_case_of(match.group(), _SWAPS[match.group().casefold()]), text)
 
 
 def mirror_labels(classes: Mapping[int, str]) -> npt.NDArray[np.uint8]:

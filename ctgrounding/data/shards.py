@@ -299,6 +299,11 @@ class Shard:
     def __repr__(self) -> str:
         return f"Shard({str(self.path)!r})"
 
+    def reopen(self) -> None:
+        """Forget what was read and open the file anew, because another file may have taken its name."""
+        _handles.drop(self.path)
+        self._records, self._attributes = None, None
+
     @property
     def attributes(self) -> dict[str, Any]:
         """Root attributes: texts, ``classes`` and ``provenance`` as dicts, ``spacing_mm`` and ``places`` as tuples."""
