@@ -29,6 +29,8 @@ class ImageEncoder(nn.Module, ABC):
         width: Channels of the feature map.
         spacing_mm: Voxel size along ``D H W`` that the encoder is made for.
         cell_vox: Voxels of a cell of its map along ``D H W``.
+        offset_vox: Centre of cell (0, 0, 0) in voxels; None where the map starts at the volume's first voxel, that
+            is ``(cell_vox - 1) / 2``. A stack of padded strided convolutions has its first cell at voxel 0.
         windows: Low and high end of each HU window.
         has_summary: Whether :meth:`forward` gives one vector a scan besides the map.
 
@@ -42,6 +44,7 @@ class ImageEncoder(nn.Module, ABC):
         width: int,
         spacing_mm: Sequence[float],
         cell_vox: Sequence[float],
+        offset_vox: Sequence[float] | None = None,
         windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS,
         has_summary: bool = False,
     ) -> None:
@@ -49,6 +52,8 @@ class ImageEncoder(nn.Module, ABC):
         self._width = width
         self._spacing_mm = _triple("spacing_mm", spacing_mm)
         self._cell_vox = _triple("cell_vox", cell_vox)
+        depth, row, column = ((vox - 1) / 2 for vox in self._cell_vox) if offset_vox is None else offset_vox
+        self._offset_vox = (depth, row, column)
         self._has_summary = has_summary
         self.windows = HuWindows(windows)
 
@@ -86,8 +91,13 @@ class ImageEncoder(nn.Module, ABC):
 
     @property
     def offset_vox(self) -> Triple:
-        """Centre of cell (0, 0, 0) in voxels: the map starts at the volume's first voxel."""
-        return tuple((vox - 1) / 2 for vox in self._cell_vox)  # type: ignore[return-value]
+        """Centre of cell (0, 0, 0) in voxels."""
+        return self._offset_vox
+
+    @property
+    def period_vox(self) -> Triple:
+        """Padding in front of a scan by a multiple of this moves its features by whole cells and changes none."""
+        return self._cell_vox
 
     @property
     def axial_mm(self) -> float:
@@ -100,20 +110,23 @@ class ImageEncoder(nn.Module, ABC):
         return self._has_summary
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Cells along ``D H W`` that cover a volume of this shape."""
-        depth, row, column = (ceil(size / vox) for size, vox in zip(shape, self._cell_vox, strict=True))
+        """Fewest cells along ``D H W`` that together hold every voxel of a volume of this shape."""
+        depth, row, column = (
+            ceil((size - offset - 0.5) / vox + 0.5)
+            for size, vox, offset in zip(shape, self._cell_vox, self._offset_vox, strict=True)
+        )
         return depth, row, column
 
     def padded(
         self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]
     ) -> Shaped[Tensor, "b D2 H2 W2"]:
-        """Volumes in HU that are air outside their boxes and padded with air to whole cells.
+        """Volumes in HU that are air outside their boxes and padded with air at their ends to whole cells.
 
         Raises:
             BatchError: If a valid box is empty or leaves its volume (looked at on the CPU only).
         """
         sides = image_hu.shape[1:]
-        _check_box(valid_box, sides)
+        _check_box(valid_box, image_hu.shape)
         full = [round(cells * vox) for cells, vox in zip(self.grid(sides), self._cell_vox, strict=True)]
         depth, row, column = (whole - side for whole, side in zip(full, sides, strict=True))
         volume = outside_to_air(image_hu, valid_box)
@@ -136,10 +149,7 @@ class ImageEncoder(nn.Module, ABC):
 
     def valid_cells(self, valid_box: Int64[Tensor, "b 3 2"], grid: Sequence[int]) -> Bool[Tensor, "b d h w"]:
         """Cells that hold at least one voxel of their scan's valid box."""
-        depth, row, column = (
-            self._overlap(valid_box[:, axis], vox, cells)
-            for axis, (vox, cells) in enumerate(zip(self._cell_vox, grid, strict=True))
-        )
+        depth, row, column = (self._overlap(valid_box[:, axis], axis, cells) for axis, cells in enumerate(grid))
         return depth[:, :, None, None] & row[:, None, :, None] & column[:, None, None, :]
 
     def centred_mm(self, valid_box: Int64[Tensor, "b 3 2"], grid: Sequence[int]) -> Float64[Tensor, "b d h w 3"]:
@@ -166,18 +176,28 @@ class ImageEncoder(nn.Module, ABC):
         """A result on this encoder's grid."""
         return DenseFeatures(cells, valid, self._cell_vox, self.offset_vox, summary)
 
-    def _overlap(self, bounds: Tensor, vox: float, cells: int) -> Tensor:
-        start = torch.arange(cells, device=bounds.device, dtype=torch.float64) * vox
-        return (start < bounds[:, 1:]) & (start + vox > bounds[:, :1])
+    def _overlap(self, bounds: Tensor, axis: int, cells: int) -> Tensor:
+        start = self._starts(axis, cells, bounds.device)
+        return (start < bounds[:, 1:]) & (start + self._cell_vox[axis] > bounds[:, :1])
+
+    def _starts(self, axis: int, cells: int, device: torch.device) -> Tensor:
+        """Lower edge of each cell, where voxel ``v`` reaches from ``v`` to ``v + 1``."""
+        vox = self._cell_vox[axis]
+        first = self._offset_vox[axis] + 0.5 - vox / 2
+        return first + torch.arange(cells, device=device, dtype=torch.float64) * vox
 
 
-def _check_box(valid_box: Tensor, sides: Sequence[int]) -> None:
+def _check_box(valid_box: Tensor, shape: Sequence[int]) -> None:
+    if valid_box.shape != (shape[0], 3, 2):
+        raise BatchError(
+            f"{shape[0]} volumes need valid boxes of shape ({shape[0]}, 3, 2), not {tuple(valid_box.shape)}."
+        )
     if valid_box.device.type != "cpu":
         return
     low, high = valid_box.unbind(-1)
-    if bool(((low < 0) | (low >= high) | (high > torch.tensor(sides))).any()):
+    if bool(((low < 0) | (low >= high) | (high > torch.tensor(shape[1:]))).any()):
         raise BatchError(
-            f"Every valid box must be a part of its volume of shape {tuple(sides)}, but they are {valid_box.tolist()}."
+            f"Valid boxes must be parts of volumes of shape {tuple(shape[1:])}, but they are {valid_box.tolist()}."
         )
 
 

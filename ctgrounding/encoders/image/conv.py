@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctgrounding.encoders.image.attention import DEFAULT_WAVELENGTHS_MM, AxialRotary, Block, Rotation, initialise
-from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.image.base import ImageEncoder, Triple
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.types import DenseFeatures
 
@@ -138,7 +138,6 @@ class PatchConv(ImageEncoder):
         windows: Sequence[tuple[float, float]] = DEFAULT_WINDOWS,
     ) -> None:
         super().__init__(width=width, spacing_mm=spacing_mm, cell_vox=patch, windows=windows)
-        self.patch = patch
         voxels = len(self.windows) * patch[0] * patch[1] * patch[2]
         self.embed = nn.Sequential(nn.Linear(voxels, patch_hidden), nn.GELU(), nn.Linear(patch_hidden, width))
         early = (convolutions + 1) // 2
@@ -150,6 +149,14 @@ class PatchConv(ImageEncoder):
         self.norm = nn.LayerNorm(width)
         if self.context is not None:
             self.context.blocks.apply(initialise)
+
+    @property
+    def period_vox(self) -> Triple:
+        """A coarse cell of the context where there is one, else a cell."""
+        if self.context is None:
+            return self.cell_vox
+        depth, row, column = (vox * cells for vox, cells in zip(self.cell_vox, self.context.factor, strict=True))
+        return depth, row, column
 
     def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:
         """Encode volumes of any size."""

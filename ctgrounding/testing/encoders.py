@@ -1,0 +1,285 @@
+"""A contract suite for image encoders: does a plug-in keep what readouts and objectives rely on?"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.types import DenseFeatures
+
+GRID_TOLERANCE_MM = 1e-3
+SAME_TOLERANCE = 1e-5
+BF16_TOLERANCE = 5e-2
+_DRAWS = 8
+"""Random encoders whose responses are averaged where every cell sees everything."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """An encoder under test, and how to make another with other weights."""
+
+    encoder: ImageEncoder
+    make: Callable[[], ImageEncoder]
+    shape: tuple[int, int, int]
+
+
+def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] = (5, 4, 4)) -> None:
+    """Check an image encoder against its contract; every breach found is in the message.
+
+    What is checked, on volumes of a few cells on the CPU: the map lies where ``cell_vox`` and ``offset_vox`` say,
+    to 0.001 mm, by moving a bright slab through the volume; valid cells are those that hold real voxels;
+    padding, and what stands in it, changes nothing; a batch equals its scans one by one; other sizes work;
+    gradients are finite and reach every trainable parameter; a state dict carries everything; bfloat16
+    autocast stays near float32; there are no batch statistics.
+
+    Where the slab is seen from: an encoder whose cells have a bounded field of view is measured by that field's
+    middle (its norms taken out), any other by the interval in which a cell responds most. A deep
+    convolutional encoder needs so many ``cells`` that its field of view fits in.
+
+    Args:
+        make: Makes the encoder, with fresh random weights at each call.
+        cells: Size of the test volumes in cells along ``D H W``.
+
+    Raises:
+        AssertionError: If the contract is broken.
+
+    Examples:
+        >>> from ctgrounding.encoders.image.conv import PatchConv
+        >>> check_image_encoder(lambda: PatchConv(patch=(2, 4, 4), width=32, heads=4))
+    """
+    torch.manual_seed(0)
+    encoder = make().eval()
+    depth, row, column = (round(count * vox) for count, vox in zip(cells, encoder.cell_vox, strict=True))
+    subject = _Subject(encoder, make, (depth, row, column))
+    breaches = [f"{check.__name__.removeprefix('_check_')}: {said}" for check in _CHECKS for said in check(subject)]
+    if breaches:
+        raise AssertionError(f"{type(encoder).__name__} breaks the contract of image encoders:\n" + "\n".join(breaches))
+
+
+def _check_grid(subject: _Subject) -> Iterator[str]:
+    encoder = subject.encoder
+    dense = _encode(encoder, _texture(subject.shape))
+    declared = (encoder.cell_vox, encoder.offset_vox, encoder.grid(subject.shape))
+    shape = tuple(dense.map.shape)
+    if (dense.cell_vox, dense.offset_vox, shape[2:]) != declared:
+        yield f"declared {declared}, but the features say {(dense.cell_vox, dense.offset_vox, shape[2:])}."
+        return
+    if shape[1] != encoder.width or dense.valid.shape != dense.map[:, 0].shape:
+        yield f"width is {encoder.width}, but map and valid have shapes {shape} and {tuple(dense.valid.shape)}."
+        return
+    for axis, name in enumerate("DHW"):
+        yield from _grid_along(subject, axis, name)
+
+
+def _grid_along(subject: _Subject, axis: int, name: str) -> Iterator[str]:
+    encoder = subject.encoder
+    vox, offset, mm = encoder.cell_vox[axis], encoder.offset_vox[axis], encoder.spacing_mm[axis]
+    found = _centres(subject, axis)
+    if not found:
+        yield f"no cell along {name} responds to what is inside the volume alone; give more cells."
+    slack_mm = GRID_TOLERANCE_MM + (0.0 if vox.is_integer() else mm / 2)
+    for cell, centre in found.items():
+        error_mm = abs(centre - (offset + cell * vox)) * mm
+        if error_mm > slack_mm:
+            yield (
+                f"cell {cell} along {name} is declared at voxel {offset + cell * vox:g} but sees voxel {centre:g} in "
+                f"its middle, {error_mm:.3f} mm away."
+            )
+            return
+
+
+def _centres(subject: _Subject, axis: int) -> dict[int, float]:
+    """Middle of what each inner cell along an axis sees, in voxels."""
+    bare = _responses(_without_norms(subject.encoder), subject.shape, axis) > 0
+    local = {cell: _middle(seen) for cell, seen in enumerate(bare.T) if seen.any() and not seen[0] and not seen[-1]}
+    if local:
+        return local
+    others = [subject.make().eval() for _ in range(_DRAWS)]
+    responses = torch.stack([_responses(other, subject.shape, axis) for other in others])
+    strongest = (responses / responses.sum((1, 2), keepdim=True)).mean(0).argmax(1)
+    inner = range(1, int(strongest.max()))
+    return {cell: _middle(strongest == cell) for cell in inner if bool((strongest == cell).any())}
+
+
+def _middle(seen: Bool[Tensor, "voxels"]) -> float:
+    places = seen.nonzero()
+    return (float(places.min()) + float(places.max())) / 2
+
+
+def _responses(encoder: ImageEncoder, shape: tuple[int, int, int], axis: int) -> Float[Tensor, "voxels cells"]:
+    """How much each layer of cells changes when one layer of voxels turns brighter."""
+    slabs = _texture(shape).repeat(shape[axis] + 1, 1, 1, 1)
+    for place in range(shape[axis]):
+        slabs[place].narrow(axis, place, 1).add_(60.0)
+    cells = _encode(encoder, slabs).map
+    change = (cells[:-1] - cells[-1:]).square()
+    return change.sum(dim=[dim for dim in range(1, 5) if dim != axis + 2]).sqrt()
+
+
+def _check_valid(subject: _Subject) -> Iterator[str]:
+    encoder = subject.encoder
+    box = _boxes(subject.shape)
+    found = _encode(encoder, _texture(subject.shape).expand(len(box), -1, -1, -1), box).valid
+    for scan, bounds in enumerate(box.tolist()):
+        real = torch.zeros(subject.shape)
+        real[*(slice(low, high) for low, high in bounds)] = 1
+        index = [_cell_of_voxels(encoder, axis, size) for axis, size in enumerate(subject.shape)]
+        expected = torch.zeros(found.shape[1:])
+        where = torch.meshgrid(*index, indexing="ij")
+        expected.index_put_(where, real, accumulate=True)
+        if not torch.equal(found[scan], expected > 0):
+            yield f"with the valid box {bounds}, the valid cells are not those that hold real voxels."
+            return
+
+
+def _check_padding(subject: _Subject) -> Iterator[str]:
+    encoder, shape = subject.encoder, [size - 1 for size in subject.shape]
+    volume, box = _texture(shape), _whole(shape)
+    plain = _encode(encoder, volume, box)
+    before = [round(vox * _whole_steps(vox)) for vox in encoder.period_vox]
+    for label, start in (("at the end", [0, 0, 0]), ("on both sides", before)):
+        padded = torch.full([1, *(size + first + 5 for size, first in zip(shape, start, strict=True))], 700.0)
+        padded[:, *_window(start, shape)] = volume
+        dense = _encode(encoder, padded, box + torch.tensor(start)[:, None])
+        cells = [round(first / vox) for first, vox in zip(start, encoder.cell_vox, strict=True)]
+        inner = dense.map[:, :, *_window(cells, plain.map.shape[2:])]
+        for what, found, expected in (("cells", inner, plain.map), ("the summary", dense.summary, plain.summary)):
+            if found is None or expected is None:
+                continue
+            error = _relative(found, expected)
+            if error > SAME_TOLERANCE:
+                yield f"padding {label} changes {what} by {error:.1e} (relative)."
+
+
+def _window(start: Sequence[int], size: Sequence[int]) -> list[slice]:
+    return [slice(first, first + count) for first, count in zip(start, size, strict=True)]
+
+
+def _check_batch(subject: _Subject) -> Iterator[str]:
+    encoder, box = subject.encoder, _boxes(subject.shape)
+    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
+    together = _encode(encoder, volumes, box)
+    for scan in range(len(box)):
+        alone = _encode(encoder, volumes[scan : scan + 1], box[scan : scan + 1])
+        valid = alone.valid[0]
+        error = _relative(together.map[scan][:, valid], alone.map[0][:, valid])
+        if error > SAME_TOLERANCE:
+            yield f"scan {scan} differs by {error:.1e} (relative) between a batch and alone."
+            return
+
+
+def _check_sizes(subject: _Subject) -> Iterator[str]:
+    encoder = subject.encoder
+    shape = (subject.shape[0] + 3, subject.shape[1] - 1, subject.shape[2] + 5)
+    for volume in (_texture(shape), _texture(shape).to(torch.int16)):
+        dense = _encode(encoder, volume, _whole(shape))
+        if tuple(dense.map.shape[2:]) != encoder.grid(shape):
+            yield f"a volume of {shape} has a map of {tuple(dense.map.shape)}, but grid() says {encoder.grid(shape)}."
+        if not dense.map.isfinite().all():
+            yield f"a volume of {shape} and type {volume.dtype} gives features that are not finite."
+
+
+def _check_gradients(subject: _Subject) -> Iterator[str]:
+    encoder = subject.make().train()
+    box = _boxes(subject.shape)
+    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
+    dense = encoder(volumes, box)
+    weight = torch.linspace(-1, 1, dense.map.shape[1])
+    total = (dense.map.transpose(1, 4) * weight).sin().sum()
+    if dense.summary is not None:
+        total = total + (dense.summary * weight).sin().sum()
+    total.backward()
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            yield f"parameter {name} gets no gradient; ranks would wait for it."
+        elif parameter.grad is not None and not parameter.grad.isfinite().all():
+            yield f"the gradient of {name} is not finite."
+
+
+def _check_state(subject: _Subject) -> Iterator[str]:
+    other = subject.make().eval()
+    other.load_state_dict(subject.encoder.state_dict())
+    volume = _texture(subject.shape)
+    if not torch.equal(_encode(other, volume).map, _encode(subject.encoder, volume).map):
+        yield "another encoder that loaded the state dict gives other features."
+
+
+def _check_bf16(subject: _Subject) -> Iterator[str]:
+    volume = _texture(subject.shape)
+    expected = _encode(subject.encoder, volume).map
+    with torch.autocast("cpu", torch.bfloat16):
+        found = _encode(subject.encoder, volume).map
+    error = _relative(found.float(), expected)
+    if not error <= BF16_TOLERANCE:
+        yield f"bfloat16 autocast changes the map by {error:.1e} (relative)."
+
+
+def _check_statistics(subject: _Subject) -> Iterator[str]:
+    for name, module in subject.encoder.named_modules():
+        if isinstance(module, _BatchNorm):
+            yield f"{name} is a {type(module).__name__}: batch statistics make features depend on the batch."
+
+
+_CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
+    _check_grid,
+    _check_valid,
+    _check_padding,
+    _check_batch,
+    _check_sizes,
+    _check_gradients,
+    _check_state,
+    _check_bf16,
+    _check_statistics,
+)
+
+
+@torch.no_grad()
+def _encode(encoder: ImageEncoder, volume: Tensor, box: Tensor | None = None) -> DenseFeatures:
+    whole = _whole(volume.shape[1:]).expand(len(volume), -1, -1)
+    dense: DenseFeatures = encoder(volume, whole if box is None else box)
+    return dense
+
+
+def _texture(shape: Sequence[int], seed: int = 0) -> Float[Tensor, "1 D H W"]:
+    """Soft tissue with structure of the size of a few voxels, whole HU."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 100, (1, *shape), generator=draw).float()
+
+
+def _whole(shape: Sequence[int]) -> Int64[Tensor, "1 3 2"]:
+    return torch.tensor([[[0, size] for size in shape]])
+
+
+def _boxes(shape: Sequence[int]) -> Int64[Tensor, "3 3 2"]:
+    """The whole volume, one that ends early, and one that also starts late and within a cell."""
+    early = [[0, size - size // 3] for size in shape]
+    late = [[size // 4, size - 1] for size in shape]
+    return torch.tensor([[[0, size] for size in shape], early, late])
+
+
+def _cell_of_voxels(encoder: ImageEncoder, axis: int, size: int) -> Int64[Tensor, "size"]:
+    place = (torch.arange(size, dtype=torch.float64) - encoder.offset_vox[axis]) / encoder.cell_vox[axis]
+    return torch.floor(place + 0.5).long()
+
+
+def _whole_steps(vox: float) -> int:
+    return 1 if vox.is_integer() else round(1 / (vox % 1))
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+def _without_norms(encoder: ImageEncoder) -> ImageEncoder:
+    """A copy whose norms pass their input on, so that a cell sees what its convolutions reach and no more."""
+    bare = copy.deepcopy(encoder)
+    for module in list(bare.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm3d):
+                setattr(module, name, nn.Identity())
+    return bare
