@@ -129,7 +129,8 @@ def _check(card: Card, path: Path) -> None:
 def _check_split(rule: SplitRule) -> None:
     for name in [*rule.fractions, *rule.values.values()]:
         _one_of(name, SPLITS, "split")
-    if min(rule.fractions.values(), default=0.0) < 0 or not math.isclose(sum(rule.fractions.values()), 1.0):
+    shares = list(rule.fractions.values())
+    if shares and (min(shares) < 0 or not math.isclose(sum(shares), 1.0)):
         raise CardError(f"split.fractions are {dict(rule.fractions)}. They must not be negative and sum to 1.")
 
 

@@ -13,6 +13,8 @@ from ctgrounding.ingest.card_files import SPLITS, under_root
 from ctgrounding.ingest.cards import Card, LabelsTable, ReportsTable
 from ctgrounding.ingest.tables import Table, read_table
 
+DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+
 
 @dataclass(frozen=True)
 class TableSlice:
@@ -155,7 +157,7 @@ def _drawn_split(card: Card, patient: str) -> Split:
     digest = hashlib.blake2b(f"{card.name}\0{patient}".encode(), digest_size=8).digest()
     place = int.from_bytes(digest, "big") / 2**64
     for split in SPLITS:
-        place -= card.split.fractions.get(split, 0.0)
+        place -= (card.split.fractions or DEFAULT_FRACTIONS).get(split, 0.0)
         if place < 0:
             return split
     return "train"

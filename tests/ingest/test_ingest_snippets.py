@@ -1,0 +1,115 @@
+"""From image numbers to millimetres, against positions written down by hand."""
+
+import numpy as np
+import pytest
+
+from ctgrounding.ingest import snippets
+from ctgrounding.ingest.snippets import NumberedScan, SlicePosition, plane_positions, resolve
+from ctgrounding.reports import Snippet
+
+ORGANS = frozenset({"liver", "kidney_left"})
+
+
+def cited(series, images, *, is_prior=False, masks=("kidney_left",)):
+    return Snippet("a cyst", series, tuple(images), 3, 9, "findings", masks, masks, 12.0, is_prior)
+
+
+def scan(scan_id, series, first_z, images, frame="", step=5.0):
+    positions = {
+        (series, image): SlicePosition(f"{scan_id}/{image}", first_z - step * n, first_z - step * n)
+        for n, image in enumerate(images)
+    }
+    return NumberedScan(scan_id, frame, positions)
+
+
+THIN = scan("thin", 3, 300.0, range(1, 101))
+SOFT = scan("soft", 4, 300.0, range(1, 101))
+EVERYWHERE = (-1e4, 1e4)
+
+
+def depths(records):
+    return [record.depth_mm for record in records]
+
+
+def test_an_image_is_where_its_slice_is_not_where_its_number_is():
+    (record,), refused = resolve([cited(3, [61])], THIN, [THIN, SOFT], EVERYWHERE, ORGANS)
+    assert record.depth_mm == (0.0, 0.0)
+    assert (record.slice_id, record.organ, record.size_mm, record.start, record.end) == (
+        "thin/61",
+        "kidney_left",
+        12.0,
+        3,
+        9,
+    )
+    assert not refused
+
+
+def test_a_range_is_an_interval_and_scattered_images_are_several_places():
+    records, _ = resolve([cited(3, [10, 12, 11, 40])], THIN, [THIN], EVERYWHERE, ORGANS)
+    assert depths(records) == [(245.0, 255.0), (105.0, 105.0)]
+    assert [record.images for record in records] == [(10, 11, 12), (40,)]
+
+
+def test_an_image_alone_belongs_to_the_only_scan_that_has_it():
+    short = scan("short", 4, 300.0, range(1, 21))
+    (record,), _ = resolve([cited(None, [61])], THIN, [THIN, short], EVERYWHERE, ORGANS)
+    assert record.series is None
+    _, refused = resolve([cited(None, [15])], THIN, [THIN, short], EVERYWHERE, ORGANS)
+    assert refused == {snippets.SEVERAL: 1}
+    _, refused = resolve([cited(None, [500])], THIN, [THIN, short], EVERYWHERE, ORGANS)
+    assert refused == {snippets.NOWHERE: 1}
+
+
+@pytest.mark.parametrize(
+    ("snippet", "reason"),
+    [
+        (cited(3, [61], is_prior=True), snippets.PRIOR),
+        (cited(9, [61]), snippets.NO_SERIES),
+        (cited(3, [999]), snippets.NO_IMAGE),
+        (cited(3, [61, 999]), snippets.NO_IMAGE),
+    ],
+)
+def test_what_cannot_be_settled_is_refused_with_its_reason(snippet, reason):
+    records, refused = resolve([snippet], THIN, [THIN, SOFT], EVERYWHERE, ORGANS)
+    assert records == ()
+    assert refused == {reason: 1}
+
+
+def test_two_scans_of_one_series_number_settle_nothing():
+    twin = scan("twin", 3, 0.0, range(1, 101))
+    _, refused = resolve([cited(3, [61])], THIN, [THIN, twin], EVERYWHERE, ORGANS)
+    assert refused == {snippets.SAME_NUMBER: 1}
+
+
+def test_another_reconstruction_carries_a_snippet_only_in_one_frame_and_inside_its_field():
+    snippet = cited(4, [61])
+    assert resolve([snippet], THIN, [THIN, SOFT], EVERYWHERE, ORGANS) == ((), {})
+    thin, soft = (scan(name, series, 300.0, range(1, 101), frame="f") for name, series in (("thin", 3), ("soft", 4)))
+    records, refused = resolve([snippet], thin, [thin, soft], (-100.0, 400.0), ORGANS)
+    assert [(record.slice_id, record.depth_mm) for record in records] == [("soft/61", (0.0, 0.0))]
+    assert resolve([snippet], thin, [thin, soft], (10.0, 400.0), ORGANS) == ((), {})
+    assert not refused
+
+
+def test_an_organ_without_a_class_is_left_open():
+    (record,), _ = resolve([cited(3, [61], masks=("pancreas",))], THIN, [THIN], EVERYWHERE, ORGANS)
+    assert record.organ == ""
+
+
+def test_a_tilted_slice_is_the_range_of_its_body():
+    angle = np.radians(20)
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    affine[1:3, 1] = np.cos(angle), np.sin(angle)
+    body = np.zeros((3, 50, 40), bool)
+    body[1, 10:31, 5:20] = True
+    found = plane_positions(affine, (40, 50, 3), {0: "a", 1: "b"}, body)
+    rows = np.argwhere(body[1])[:, 0]
+    assert (found[1].low_mm, found[1].high_mm) == pytest.approx(
+        (5 + rows.min() * np.sin(angle), 5 + rows.max() * np.sin(angle))
+    )
+    assert (found[0].low_mm, found[0].high_mm) == pytest.approx((0.0, 49 * np.sin(angle)))
+
+
+def test_an_upright_slice_is_one_depth():
+    found = plane_positions(np.diag([-1.0, -1.0, -2.5, 1.0]), (40, 50, 30), {4: "a"})
+    assert found[4] == SlicePosition("a", -10.0, -10.0)
