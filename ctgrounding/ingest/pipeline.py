@@ -68,6 +68,7 @@ class IngestSummary:
 
 
 def ingest(
+    *,
     card: str,
     output: Path,
     root: Path | None = None,

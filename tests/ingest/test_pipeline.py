@@ -79,7 +79,7 @@ def card(tree, tmp_path):
 
 
 def run(card, output, **options):
-    return ingest(str(card), output, spacing_mm=SPACING, workers=1, **options)
+    return ingest(card=str(card), output=output, spacing_mm=SPACING, workers=1, **options)
 
 
 def records(output):
@@ -173,7 +173,7 @@ def test_a_changed_input_redoes_its_shard_alone(card, tree, tmp_path, hospital):
 
 def test_several_workers_write_what_one_writes(card, tmp_path):
     run(card, tmp_path / "one", scans_per_shard=3)
-    ingest(str(card), tmp_path / "two", spacing_mm=SPACING, workers=2, scans_per_shard=3)
+    ingest(card=str(card), output=tmp_path / "two", spacing_mm=SPACING, workers=2, scans_per_shard=3)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
