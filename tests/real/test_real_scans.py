@@ -1,6 +1,5 @@
 """Real, public scans through the readers: HU, sides and slice positions."""
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,6 @@ from ctgrounding.ingest.readers import open_source
 from ctgrounding.ingest.scan import bring_organs
 
 SPACING_MM = (3.0, 1.5, 1.5)
-
-
-@pytest.fixture(scope="session")
-def crlm_folder(shared_data, tmp_path_factory) -> Path:
-    archive = shared_data / "crlm_ct_1004" / "CRLM-CT-1004.tar.xz"
-    if not archive.is_file():
-        pytest.skip(f"no DICOM series at {archive}")
-    folder = tmp_path_factory.mktemp("crlm")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
 
 
 @pytest.fixture(scope="session")
