@@ -43,11 +43,8 @@ class PeritonealRim:
 
 
 def _fatten(traits: Traits, site: Site, rng: Rng) -> None:
-    traits.hu["liver"] -= float(rng.uniform(34, 52))
-
-
-def _steatosis(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
-    return whole_organ("hepatic_steatosis", -40.0)(anatomy, site, rng)
+    traits.fat_in_liver_hu = -float(rng.uniform(34, 52))
+    traits.hu["liver"] += traits.fat_in_liver_hu
 
 
 def _liver_cyst(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
@@ -153,12 +150,12 @@ def _dilate(traits: Traits, site: Site, rng: Rng) -> None:
 
 
 ABDOMEN_KINDS = (
-    Kind("hepatic_steatosis", _LIVER, _steatosis, _fatten),
+    Kind("hepatic_steatosis", _LIVER, whole_organ("hepatic_steatosis", lambda t: t.fat_in_liver_hu), _fatten),
     Kind("liver_cyst", _LIVER, _liver_cyst, is_small=True),
     Kind("liver_metastases", _LIVER, _liver_metastases),
     Kind("gallstone", (Site("gallbladder", (-58, 4)),), _gallstone, is_small=True),
     Kind("splenomegaly", (Site("spleen", (-20, 80)),), whole_organ("splenomegaly"),
-         swell("spleen", (1.45, 1.45, 1.5), (1.65, 1.6, 1.75))),
+         swell((1.45, 1.45, 1.5), (1.65, 1.6, 1.75))),
     Kind("pancreatic_cyst", (Site("pancreas", (-58, 24)),), _pancreatic_cyst, is_small=True),
     Kind("adrenal_nodule", paired("adrenal_gland", (-2, 36)), _adrenal_nodule, is_small=True),
     Kind("renal_cyst", _KIDNEYS, _renal_cyst, is_small=True),
@@ -168,7 +165,7 @@ ABDOMEN_KINDS = (
     Kind("ascites", (Site("", (-120, 30)),), _ascites),
     Kind("small_bowel_dilatation", (Site("small_bowel", (-190, -60)),), whole_organ("small_bowel_dilatation"), _dilate),
     Kind("bladder_distension", (Site("urinary_bladder", (-272, -205)),), whole_organ("bladder_distension"),
-         swell("urinary_bladder", (1.5, 1.5, 1.6), (1.75, 1.75, 1.9))),
+         swell((1.5, 1.5, 1.6), (1.75, 1.75, 1.9))),
     Kind("prostate_enlargement", (Site("prostate", (-302, -262)),), whole_organ("prostate_enlargement"),
-         swell("prostate", (1.55, 1.5, 1.45), (1.85, 1.8, 1.7)), sex="male"),
+         swell((1.55, 1.5, 1.45), (1.85, 1.8, 1.7)), sex="male"),
 )  # fmt: skip

@@ -37,7 +37,7 @@ STORAGES = (
     Storage("int16", 1.0, 0.0, -2048),
     Storage("uint16", 1.0, -1024.0, None),
     Storage("uint16", 1.0, -8192.0, -2048),
-    Storage("int16", 1.0, 0.0, -3024),
+    Storage("int16", 0.5, -1024.0, -3024),
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ctgrounding.errors import ConfigError
-from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk
+from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk, table
 from ctgrounding.phantom.shapes import Canvas, Cut, Ellipsoid, Part, Point, Shape, tube
 
 LAYERS = ("trunk", "cavity", "muscle", "abdomen", "lung", "pericardium", "mediastinum", "skeleton", "lesion")
@@ -17,6 +17,9 @@ LAYERS = ("trunk", "cavity", "muscle", "abdomen", "lung", "pericardium", "medias
 
 FISSURE: Point = (0.0, 0.70, 0.714)
 """Normal of the oblique fissure, pointing out of the lower lobe."""
+
+FISSURE_OVERLAP_MM = 4.0
+"""How far a lobe reaches under the next one painted, so that no gap of fat shows between them."""
 
 LOBES: dict[str, tuple[str, ...]] = {
     "right": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
@@ -125,7 +128,7 @@ def build(traits: Traits) -> Anatomy:
 
     anatomy = Anatomy(traits)
     trunk = Trunk(traits)
-    anatomy.layers["trunk"].append(Part(trunk, trunk.tissue_hu))
+    anatomy.layers["trunk"] += [Part(table(traits), -650.0), Part(trunk, trunk.tissue_hu)]
     viscera.add_abdomen(anatomy)
     viscera.add_pelvis(anatomy)
     _add_lungs(anatomy)
@@ -141,18 +144,20 @@ def _add_lungs(anatomy: Anatomy) -> None:
     """Five lobes: oblique fissures from high behind to low in front, on the right a horizontal one too."""
     traits = anatomy.traits
     level = traits.scale[2] * 152
-    below = {side: (FISSURE, FISSURE[2] * traits.scale[2] * z) for side, z in traits.fissure_mm.items()}
-    above = {side: ((0.0, -FISSURE[1], -FISSURE[2]), -offset) for side, (_, offset) in below.items()}
+    fissures = {side: FISSURE[2] * traits.scale[2] * z for side, z in traits.fissure_mm.items()}
+    below = {side: (FISSURE, offset + FISSURE_OVERLAP_MM) for side, offset in fissures.items()}
+    above = {side: ((0.0, -FISSURE[1], -FISSURE[2]), -offset) for side, offset in fissures.items()}
     lobes = {
         "lung_lower_lobe_right": ("right", (below["right"],)),
-        "lung_middle_lobe_right": ("right", (above["right"], ((0.0, 0.0, 1.0), level))),
+        "lung_middle_lobe_right": ("right", (above["right"], ((0.0, 0.0, 1.0), level + FISSURE_OVERLAP_MM))),
         "lung_upper_lobe_right": ("right", (above["right"], ((0.0, 0.0, -1.0), -level))),
         "lung_lower_lobe_left": ("left", (below["left"],)),
         "lung_upper_lobe_left": ("left", (above["left"],)),
     }
     for organ, (side, planes) in lobes.items():
         shape = Cut(Lung(traits, "right" if side == "right" else "left"), planes)
-        texture = LungTexture(traits.hu.get(organ, traits.hu["lung"]), traits.phases["heart"] + len(organ))
+        hilum = traits.at(30 if side == "right" else -30, -14, 155)
+        texture = LungTexture(traits.hu.get(organ, traits.hu["lung"]), hilum, traits.phases["heart"])
         anatomy.layers["lung"].append(Part(shape, texture, organ))
         anatomy.organs[organ] = [shape]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ctgrounding.phantom.shapes import Box, Depth, Ellipsoid, Point
+from ctgrounding.phantom.shapes import Box, Cut, Depth, Ellipsoid, Point
 
 Sex = Literal["female", "male"]
 Phase = Literal["none", "arterial", "portal"]
@@ -63,6 +63,7 @@ class Traits:
         aneurysm_mm: Radius of the aorta by segment name where it is widened.
         fractured: Names of vertebrae that have collapsed.
         fissure_mm: Height at which each lung's oblique fissure crosses y = 0, by side.
+        fat_in_liver_hu: What fat takes from the liver's HU, zero or less.
         bowel_loop_mm: Calibre of the small bowel.
     """
 
@@ -79,6 +80,7 @@ class Traits:
     aneurysm_mm: dict[str, float] = field(default_factory=dict)
     fractured: tuple[str, ...] = ()
     fissure_mm: dict[str, float] = field(default_factory=lambda: {"right": 143.0, "left": 143.0})
+    fat_in_liver_hu: float = 0.0
     bowel_loop_mm: float = 20.0
 
     def at(self, x: float, y: float, z: float) -> Point:
@@ -225,26 +227,32 @@ class Lung:
 
 @dataclass(frozen=True)
 class LungTexture:
-    """HU of aerated lung: vessels lie where two families of wavy sheets meet, denser toward the hilum.
+    """HU of aerated lung: vessels run outward from the hilum, where two fans of wavy sheets cross.
 
     Attributes:
         hu: HU between the vessels.
-        phase: Where the sheets start, in radians.
-        vessel_mm: Rough size of the meshes between vessels.
+        hilum_mm: Where the vessels start.
+        phase: Where the fans start, in radians.
     """
 
     hu: float
+    hilum_mm: Point
     phase: float
-    vessel_mm: float = 9.0
 
     def __call__(self, x: Depth, y: Depth, z: Depth, depth: Depth) -> Depth:
-        """HU by place."""
-        turn = np.float32(1 / self.vessel_mm)
-        phase = np.float32(self.phase)
-        bend = np.float32(1.5) * np.sin(z * np.float32(0.03) + phase)
-        one = np.sin((y + np.float32(0.4) * z) * turn + bend)
-        two = np.sin((z - np.float32(0.5) * x) * turn + 2 * phase)
-        near_hilum = np.clip(depth / np.float32(40), 0, 1)
-        vessels = np.exp(np.float32(-7) * (one * one + two * two)) * near_hilum
-        result: Depth = np.float32(self.hu) + np.float32(760) * vessels
-        return result
+        """HU by place; vessels keep their calibre of some 5 mm while their number falls outward."""
+        dx, dy, dz = (axis - np.float32(c) for axis, c in zip((x, y, z), self.hilum_mm, strict=True))
+        distance = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1)
+        bend = np.float32(0.5) * np.sin(distance * np.float32(0.06) + np.float32(self.phase))
+        one = np.sin(np.float32(8) * dy / distance + bend + np.float32(self.phase))
+        two = np.sin(np.float32(8) * dz / distance - bend + np.float32(2 * self.phase))
+        apart = (one * one + two * two) * (distance / np.float32(24)) ** 2
+        hu: Depth = np.float32(self.hu) + np.float32(0.85 * (60 - self.hu)) * np.exp(-apart) * (distance < 105)
+        return hu
+
+
+def table(traits: Traits) -> Cut:
+    """The table top under the patient's back."""
+    back = float(_OUTLINE_MM[:, 2].max() * traits.scale[1] + traits.fat_mm)
+    top = Ellipsoid((0.0, -back + 22.0, 0.0), (260.0, 42.0, 5000.0))
+    return Cut(top, (((0.0, 1.0, 0.0), -back - 4.0),))

@@ -175,7 +175,7 @@ _HEART = (Site("heart", (66, 145)),)
 _THYROID = (Site("thyroid_gland", (266, 313)),)
 
 CHEST_KINDS = (
-    Kind("cardiomegaly", _HEART, whole_organ("cardiomegaly"), swell("heart", (1.4, 1.3, 1.2), (1.6, 1.45, 1.35))),
+    Kind("cardiomegaly", _HEART, whole_organ("cardiomegaly"), swell((1.4, 1.3, 1.2), (1.6, 1.45, 1.35))),
     Kind("pericardial_effusion", _HEART, _pericardial_effusion),
     Kind("pleural_effusion", paired("lung_lower_lobe", (12, 80)), _pleural_effusion),
     Kind("consolidation", _LOBE_SITES, _consolidation),
@@ -183,7 +183,7 @@ CHEST_KINDS = (
     Kind("emphysema", paired("lung_upper_lobe", (120, 255)), _emphysema, _thin_lungs),
     Kind("atelectasis", paired("lung_lower_lobe", (30, 130)), whole_organ("atelectasis"), _collapse),
     Kind("hiatal_hernia", (Site("stomach", (62, 122)),), _hiatal_hernia),
-    Kind("goitre", _THYROID, whole_organ("goitre"), swell("thyroid_gland", (1.6, 1.6, 1.3), (1.9, 1.9, 1.5))),
+    Kind("goitre", _THYROID, whole_organ("goitre"), swell((1.6, 1.6, 1.3), (1.9, 1.9, 1.5))),
     Kind("thyroid_nodule", _THYROID, _thyroid_nodule, is_small=True),
     Kind("aortic_aneurysm", _AORTA_SITES, _aneurysm, _widen),
     Kind("aortic_calcification", _AORTA_SITES, _aortic_calcification, is_small=True),

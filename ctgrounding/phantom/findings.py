@@ -7,7 +7,7 @@ import numpy as np
 
 from ctgrounding.phantom.anatomy import Anatomy
 from ctgrounding.phantom.body import Sex, Traits
-from ctgrounding.phantom.shapes import Ellipsoid, Part, Point, Shape
+from ctgrounding.phantom.shapes import Cut, Ellipsoid, Part, Point, Shape
 
 SMALL_MM = 20.0
 """Kinds whose lesions all stay below this are the small ones."""
@@ -79,6 +79,10 @@ class Site:
         return (self.organ,) if self.organ else ()
 
 
+Planter = Callable[[Anatomy, Site, np.random.Generator], Finding]
+Alteration = Callable[[Traits, Site, np.random.Generator], None]
+
+
 def _leave(traits: Traits, site: Site, rng: np.random.Generator) -> None:
     """Change nothing."""
 
@@ -98,8 +102,8 @@ class Kind:
 
     name: str
     sites: tuple[Site, ...]
-    plant: Callable[[Anatomy, Site, np.random.Generator], "Finding"]
-    alter: Callable[[Traits, Site, np.random.Generator], None] = field(default=_leave)
+    plant: Planter
+    alter: Alteration = field(default=_leave)
     is_small: bool = False
     sex: Sex | None = None
 
@@ -119,23 +123,34 @@ def paired(organ: str, zone_mm: Zone) -> tuple[Site, ...]:
     return tuple(Site(f"{organ}_{side}", zone_mm) for side in ("right", "left"))
 
 
-def whole_organ(kind: str, contrast_hu: float | None = None) -> Callable[[Anatomy, Site, np.random.Generator], Finding]:
-    """For a kind that is an altered organ: nothing to draw, the organ's box is its extent."""
+def whole_organ(kind: str, contrast_hu: Callable[[Traits], float] | None = None) -> Planter:
+    """For a kind that is an altered organ: nothing to draw, the organ's box is its extent.
+
+    Args:
+        kind: Name of the kind.
+        contrast_hu: Change of the organ's HU, read off the altered build.
+    """
 
     def describe(anatomy: Anatomy, site: Site, rng: np.random.Generator) -> Finding:
-        low, high = anatomy.bounds_mm(site.organ)
-        x, y, z = ((a + b) / 2 for a, b in zip(low, high, strict=True))
-        return Finding(kind, site.organs, site.place, low, high, (x, y, z), contrast_hu=contrast_hu)
+        shape = anatomy.organs[site.organ][0]
+        if isinstance(shape, Cut):
+            middle, low, high = middle_of(shape)
+        else:
+            low, high = anatomy.bounds_mm(site.organ)
+            x, y, z = ((a + b) / 2 for a, b in zip(low, high, strict=True))
+            middle = (x, y, z)
+        contrast = contrast_hu(anatomy.traits) if contrast_hu else None
+        return Finding(kind, site.organs, site.place, low, high, middle, contrast_hu=contrast)
 
     return describe
 
 
-def swell(organ: str, low: Point, high: Point) -> Callable[[Traits, Site, np.random.Generator], None]:
-    """An alteration that gives an organ a size between two factors of the middle one."""
+def swell(low: Point, high: Point) -> Alteration:
+    """An alteration that gives the site's organ a size between two factors of the middle one."""
 
     def alter(traits: Traits, site: Site, rng: np.random.Generator) -> None:
         x, y, z = np.array(low) + rng.uniform() * (np.array(high) - np.array(low))
-        traits.swelling[organ or site.organ] = (float(x), float(y), float(z))
+        traits.swelling[site.organ] = (float(x), float(y), float(z))
 
     return alter
 
