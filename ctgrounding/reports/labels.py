@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ctgrounding.reports.statements import Fact
+from ctgrounding.reports.drafts import Fact
 
 CT_RATE_LABELS = (
     "Medical material",

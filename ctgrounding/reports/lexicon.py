@@ -102,6 +102,7 @@ class Lexicon:
         self.findings = {finding.name: finding for finding in findings}
         self._phrases: dict[str, list[tuple[tuple[str, ...], Concept]]] = {}
         self._words: set[str] = set()
+        self._spelt: set[str] = set()
         self._heads: dict[str, Concept] = {}
         self._tails: dict[str, Concept] = {}
         self._slips: dict[str, set[str]] = {}
@@ -119,6 +120,8 @@ class Lexicon:
             if all(words != known for known, _ in options):
                 options.append((words, concept))
             self._words.update(words)
+            if kind in ("place", "finding", "device"):
+                self._spelt.update(words)
             if phrase.endswith("*"):
                 self._heads.setdefault(words[0], concept)
         for tail in tails:
@@ -128,8 +131,8 @@ class Lexicon:
         """Order phrases longest first and index the words that a slip may turn into."""
         for options in self._phrases.values():
             options.sort(key=lambda option: -len(option[0]))
-        for word in self._words:
-            if len(word) >= SHORTEST_TYPO and word.isalpha():
+        for word in self._spelt:
+            if len(word) >= SHORTEST_TYPO - 1 and word.isalpha():
                 for shorter in _deletions(word):
                     self._slips.setdefault(shorter, set()).add(word)
 
@@ -161,7 +164,7 @@ class Lexicon:
         near = set(self._slips.get(word, ()))
         for shorter in _deletions(word):
             near |= self._slips.get(shorter, set())
-            if shorter in self._words and len(shorter) >= SHORTEST_TYPO:
+            if shorter in self._spelt and len(shorter) >= SHORTEST_TYPO:
                 near.add(shorter)
         return sorted(known for known in near if known[0] == word[0] and _is_slip(word, known))[:1]
 
@@ -242,7 +245,7 @@ def _deletions(word: str) -> list[str]:
 def _is_slip(word: str, known: str) -> bool:
     """Whether one letter was lost, added, doubled or swapped with its neighbour, or replaced in a long word."""
     if len(word) != len(known):
-        return abs(len(word) - len(known)) == 1
+        return abs(len(word) - len(known)) == 1 and len(known) >= SHORTEST_TYPO
     wrong = [place for place in range(len(word)) if word[place] != known[place]]
     if len(wrong) == 2:
         first, second = wrong

@@ -11,8 +11,8 @@ MANY_LEVELS = 4
 _SIDES = ("left", "right", "bilateral")
 _ADVERBS = frozenset({"rechts", "links", "bds", "beidseits", "re", "li", "bilaterally", "beidseitig"})
 _VERTEBRA = re.compile(
-    r"(?<![\w/])(?:(?P<letter>[CTLS]|Th|TH|D)\s?|(?P<german>[HBL]WK|SWK)[\s-]?)(?P<first>\d{1,2})"
-    r"(?:(?P<range>\s?(?:/|-|–|to|bis|und|and|,|&)\s?)(?:(?P<letter2>[CTLS]|Th|[HBL]WK)\s?)?(?P<last>\d{1,2}))?(?![\w:]|\.\d|/\d)"
+    r"(?<![\w/])(?:(?P<letter>[CTLS]|Th|TH|D)\s?|(?P<german>(?i:[hbl]wk|swk))[\s-]?)(?P<first>\d{1,2})"
+    r"(?:(?P<range>\s?(?:/|-|–|to|bis|und|and|,|&)\s?)(?:(?P<letter2>[CTLS]|Th|(?i:[hbl]wk))\s?)?(?P<last>\d{1,2}))?(?![\w:]|\.\d|/\d)"
 )
 _LEVELS = {"C": 7, "T": 12, "L": 5, "S": 1}
 _ORDINALS = {
@@ -32,7 +32,7 @@ _LEVEL_BEFORE = re.compile(
     r"(?:level of|at the level|in h(?:ö|oe)he(?: von)?|auf h(?:ö|oe)he|station|drain at|tube at|tip at)\s*$",
     re.IGNORECASE,
 )
-_SEGMENT = re.compile(r"\bsegments?\s+(?:[1-8][ab]?|[IV]{1,4}[ab]?)\b")
+_SEGMENT = re.compile(r"\b[Ss]egments?\s+(?:[1-8][ab]?|[IV]{1,4}[ab]?)\b")
 
 
 class Located(NamedTuple):
@@ -80,7 +80,8 @@ def _vertebrae(match: re.Match[str], text: str) -> tuple[str, ...]:
     if letter == "T" and re.match(r"\s?[a-d]?\s?N\d", text[match.end() : match.end() + 6]):
         return ()
     first, last = int(match["first"]), int(match["last"] or match["first"])
-    other = {"H": "C", "B": "T"}.get((match["letter2"] or letter)[0], (match["letter2"] or letter)[0])
+    other_letter = (match["letter2"] or letter)[0].upper()
+    other = {"H": "C", "B": "T"}.get(other_letter, other_letter)
     sign = (match["range"] or "").strip()
     if not 1 <= first <= _LEVELS[letter]:
         return ()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 _ABBREVIATIONS = frozenset(
     "v a aa vv z n m ca ser se nr no bzw ggf evtl max min dr prof vs st approx incl inkl i e g klin path sog bes insb vgl u d b p"
-    " s bild im img fig tbl resp li re etc zb syn mod modif art lat med dors ventr t".split()
+    " s bild im img fig tbl resp li re bds etc zb syn mod modif art lat med dors ventr t".split()
 )
+_CLOSING = ("o.b", "n.b", "bds")
 _END = re.compile(r"[.!?]+(?=\s|$)|;?\s*\n")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+|\d+)\W?$")
 _ORDINAL_NOUN = re.compile(
@@ -15,6 +16,7 @@ _ORDINAL_NOUN = re.compile(
 )
 _BULLET = re.compile(r"\s*(?:[-*•·–]|\(?\d{1,2}[.)](?=\s)|\|)\s*")
 _TOPIC = re.compile(r"([^\W\d_][^\n:.;()]{1,48}):(?=\s|$)")
+_PARTICULAR = re.compile(r"\d|\b(?:left|right|links|rechts|li|re|linke[nrs]?|rechte[nrs]?)\b", re.IGNORECASE)
 WRAPPED_LINE = 60
 
 
@@ -70,13 +72,12 @@ def _ends(text: str, place: int, match: re.Match[str], end: int) -> bool:
         return True
     word = _WORD_BEFORE.search(text, max(place, match.start() - 16), match.start())
     before = word[1].lower() if word else ""
-    if before.isdigit():
-        is_bullet = not text[max(place, match.start() - 4) : word.start()].strip() if word else False
+    if before.isdigit() and word is not None and word.end(1) == match.start():
+        is_bullet = not text[place : word.start()].strip()
         return not is_bullet and not _ORDINAL_NOUN.match(text, match.end()) and not following[0].islower()
-    if before in _ABBREVIATIONS and (
-        len(before) > 1 or not text[match.start() - 1].isupper() or following[0].islower() or len(before) == 1
-    ):
-        return text[max(place, match.start() - 3) : match.start()].lower().endswith(("o.b", "n.b"))
+    if before in _ABBREVIATIONS and word is not None and word.end(1) == match.start():
+        closes = text[max(place, match.start() - 3) : match.start()].lower().endswith(_CLOSING)
+        return closes and following[0].isupper()
     return True
 
 
@@ -100,7 +101,7 @@ def _one(text: str, start: int, end: int, topic: str, at_line: bool) -> Iterator
         bullet = _BULLET.match(text, begin, finish)
         begin = bullet.end() if bullet else begin
         heading = _TOPIC.match(text, begin, finish)
-        if heading is not None:
+        if heading is not None and not _PARTICULAR.search(heading[1]):
             rest = text[heading.end() : finish]
             begin = heading.end() + len(rest) - len(rest.lstrip())
             if begin >= finish:

@@ -1,0 +1,248 @@
+"""Statements of one sentence put together from its clauses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ctgrounding.reports.clauses import Clause
+from ctgrounding.reports.cuts import FRESH
+from ctgrounding.reports.places import Located, finest, side_of
+from ctgrounding.reports.report import Status
+from ctgrounding.reports.scene import Scene
+
+ENLARGED_NODE_MM = 10.0
+SIDE_ALONE = 2
+_FURTHER = frozenset({"and", "und", "or", "oder", "sowie", "&"})
+_JOINING = frozenset({",", "and", "und", "or", "oder", "nor", "noch", "sowie", "/", "&", ""})
+_LISTING = frozenset({"or", "oder", "nor", "noch", "/"})
+_HEART_SIZE = frozenset({"size", "sized", "gross", "groesse", "normalgross"})
+
+
+class Fact(NamedTuple):
+    """A CT-RATE class that a clause settles."""
+
+    label: str
+    present: bool
+
+
+@dataclass
+class Draft:
+    """A statement in the making, clauses from token ``start`` to ``end``."""
+
+    start: int
+    end: int
+    located: list[Located]
+    finding: str = ""
+    affirmed: bool = False
+    denied: bool = False
+    is_normal: bool = False
+    is_vague: bool = True
+    is_measured: bool = False
+    hedge: str = ""
+    link: str = ""
+    is_at_home: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it says anything."""
+        return self.affirmed or self.denied or self.is_normal or self.is_measured
+
+    @property
+    def status(self) -> Status:
+        """Affirmed findings are abnormal unless a hedge leaves them, or what they are, open."""
+        is_open = self.hedge == "hedge" or (self.hedge == "guess" and self.is_vague)
+        if self.affirmed:
+            return "uncertain" if is_open else "abnormal"
+        return "uncertain" if is_open and not (self.denied or self.is_normal) else "normal"
+
+    def add(self, clause: Clause) -> None:
+        """Take in what a clause says."""
+        self.end = clause.end
+        is_device_in_place = clause.is_normal and all(said.entry.device for said in clause.affirmed)
+        for said in [] if is_device_in_place else clause.affirmed:
+            organ = self.located[0].place.name if self.located else ""
+            self.finding = self.finding or said.entry.by_organ.get(organ) or said.entry.name
+            self.affirmed = True
+            if clause.hedge == "" or not self.finding:
+                self.is_vague = self.is_vague and said.entry.vague
+        self.is_at_home = self.is_at_home or any(said.entry.fixed for said in clause.findings)
+        self.denied = self.denied or any(said.denied for said in clause.findings)
+        self.is_normal = self.is_normal or clause.is_normal
+        if clause.hedge and self.hedge not in ("hedge", "sure"):
+            self.hedge = clause.hedge
+
+
+@dataclass
+class Drafts:
+    """Reads the clauses of a sentence one after the other.
+
+    Attributes:
+        scene: What is known of places.
+        done: Statements so far.
+        facts: Label facts so far.
+    """
+
+    scene: Scene
+    done: list[Draft] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    _waiting: Draft | None = None
+
+    def read(self, clauses: Sequence[Clause]) -> None:
+        """Take in all clauses of the sentence."""
+        for clause in clauses:
+            named = self.scene.named(clause)
+            if clause.link in (";", "ref") or (clause.link in FRESH and named):
+                self._release()
+            if clause.speaks:
+                self._speak(clause, named)
+            else:
+                self._listen(clause, named)
+            self.scene.before = self.done[-1].located if self.done else []
+        self._release()
+
+    def _listen(self, clause: Clause, named: list[Located]) -> None:
+        """A clause that says nothing: its places wait, or tell more closely where the last statement lies."""
+        draft = self.done[-1] if self.done else None
+        if not named:
+            self._append(clause, draft)
+        elif draft is not None and self._waiting is None and clause.link not in FRESH and _refines(draft, named):
+            draft.end = clause.end
+            draft.located = finest([*draft.located, *named])
+        else:
+            self._wait(clause, named)
+
+    def _append(self, clause: Clause, draft: Draft | None) -> None:
+        target = self._waiting or draft
+        side = side_of(clause.mentions)
+        if target is None or (side and len(clause.words) <= SIDE_ALONE):
+            self.scene.side = side or self.scene.side
+            return
+        target.end = clause.end
+        target.is_measured = target.is_measured or clause.size_mm is not None
+        if clause.hedge and target.hedge not in ("hedge", "sure"):
+            target.hedge = clause.hedge
+        if target is self._waiting:
+            self._note_node(target, clause)
+
+    def _wait(self, clause: Clause, named: list[Located]) -> None:
+        if self._waiting is None:
+            self._waiting = Draft(clause.start, clause.end, [], is_vague=False, link=clause.link)
+        waiting = self._waiting
+        waiting.located += named
+        waiting.end = clause.end
+        waiting.is_measured = waiting.is_measured or clause.size_mm is not None
+        waiting.hedge = waiting.hedge or clause.hedge
+        self.scene.waiting = waiting.located
+        if any(mention.phrase in ("both", "beide") for mention in clause.mentions):
+            self.scene.side = "bilateral"
+        self._note_node(waiting, clause)
+
+    def _note_node(self, draft: Draft, clause: Clause) -> None:
+        """A lymph node that is measured is one that stands out."""
+        if clause.size_mm is None or not any(one.place.name == "lymph_node" for one in draft.located):
+            return
+        draft.affirmed, draft.finding = True, "lymph node"
+        if clause.size_mm >= ENLARGED_NODE_MM:
+            self.facts.append(Fact("Lymphadenopathy", True))
+
+    def _release(self) -> None:
+        """What waits is no longer waited for; it counts if something was measured or doubted."""
+        waiting, draft = self._waiting, self.done[-1] if self.done else None
+        if waiting is not None and (waiting.speaks or waiting.hedge):
+            self.done.append(waiting)
+        elif waiting is not None and draft is not None and waiting.link in _FURTHER and not draft.is_at_home:
+            draft.end = max(draft.end, waiting.end)
+            draft.located = finest([*draft.located, *waiting.located])
+        self._forget()
+
+    def _forget(self) -> None:
+        self._waiting = None
+        self.scene.waiting = []
+        self.scene.side = None
+
+    def _speak(self, clause: Clause, named: list[Located]) -> None:
+        resolved, explicit = self.scene.resolve(clause, named)
+        waiting = self._waiting
+        if waiting is not None:
+            resolved, explicit = self._joined(clause, resolved, explicit, waiting), True
+        draft = self.done[-1] if self.done else None
+        if draft is not None and waiting is None and _continues(draft, clause, resolved, explicit):
+            if not draft.affirmed and not clause.affirmed and explicit:
+                draft.located = finest([*draft.located, *resolved])
+            draft.add(clause)
+        else:
+            draft = Draft(waiting.start if waiting else clause.start, clause.end, resolved)
+            draft.add(clause)
+            self._take_hedge(draft, waiting)
+            self.done.append(draft)
+        self._settle(clause, draft)
+        self._forget()
+
+    def _take_hedge(self, draft: Draft, waiting: Draft | None) -> None:
+        if waiting is not None and waiting.hedge and not draft.hedge:
+            draft.hedge = waiting.hedge
+
+    def _joined(self, clause: Clause, resolved: list[Located], explicit: bool, waiting: Draft) -> list[Located]:
+        """Places that waited together with those of the clause that at last says something."""
+        homes = {
+            name
+            for said in clause.findings
+            if said.entry.fixed or said.entry.also
+            for name in (*said.entry.homes, *said.entry.also)
+        }
+        if not explicit or (not homes and not clause.places):
+            return waiting.located
+        if clause.link not in _JOINING:
+            return resolved if homes else finest([*waiting.located, *resolved])
+        kept = [one for one in waiting.located if not homes or one.place.name in homes or one.place.parent in homes]
+        return finest([*kept, *resolved])
+
+    def _settle(self, clause: Clause, draft: Draft) -> None:
+        names = {one.place.name for one in draft.located} | {one.place.parent for one in draft.located}
+        for said in clause.findings:
+            label = _label(said.entry.label, said.entry.labels_at, names)
+            if label and (said.denied or draft.hedge != "hedge"):
+                self.facts += [Fact(one, not said.denied) for one in label.split("; ")]
+        if clause.is_normal and not clause.affirmed:
+            if "heart" in names and clause.words & _HEART_SIZE:
+                self.facts.append(Fact("Cardiomegaly", False))
+            if names == {"pleura", ""} and not clause.findings:
+                self.facts.append(Fact("Pleural effusion", False))
+        if "lymph_node" in names and not clause.findings:
+            self._note_node(draft, clause)
+
+
+def _label(label: str, labels_at: object, names: set[str]) -> str:
+    if not isinstance(labels_at, dict) or not labels_at:
+        return label
+    told = names - {""}
+    return next((one for name, one in labels_at.items() if name in told or (name == "none" and not told)), "")
+
+
+def _refines(draft: Draft, named: Sequence[Located]) -> bool:
+    """Whether places only tell more closely where a statement lies, or give a device the place it lacks."""
+    if not any(one.names for one in draft.located):
+        return draft.affirmed
+    known = {one.place.name for one in draft.located} | {one.place.parent for one in draft.located} - {""}
+    return all(one.place.name in known or one.place.parent in known or not one.names for one in named)
+
+
+def _continues(draft: Draft, clause: Clause, resolved: Sequence[Located], explicit: bool) -> bool:
+    """Whether a clause goes on with the statement before it."""
+    affirms = bool(clause.affirmed)
+    opens = clause.hedge == "hedge" and affirms and draft.affirmed and not draft.hedge
+    if opens or clause.link in FRESH - {"ref"}:
+        return False
+    if _same(draft.located, resolved) or not explicit:
+        if clause.link == "ref" and clause.places and affirms != draft.affirmed:
+            return False
+        return not (affirms and clause.places and clause.link) and (draft.affirmed or not affirms or not draft.denied)
+    if draft.affirmed or affirms:
+        return False
+    return clause.link in _LISTING or (clause.link in (",", "and", "und", "sowie") and not clause.has_negation)
+
+
+def _same(first: Sequence[Located], second: Sequence[Located]) -> bool:
+    return {(name, one.side) for one in first for name in one.names} == {
+        (name, one.side) for one in second for name in one.names
+    }

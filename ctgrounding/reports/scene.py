@@ -1,0 +1,169 @@
+"""Which places a clause speaks of: those it names, those its findings live in, those spoken of before."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ctgrounding.reports.clauses import Clause
+from ctgrounding.reports.lexicon import Finding, Lexicon, Place, Token
+from ctgrounding.reports.places import Located, Numbered, finest, liver_segment, locate, nearest_side, side_of
+from ctgrounding.reports.report import Side
+
+_NODE_SITES = frozenset(
+    "mediastinum aorta iliac_artery iliac_vena elsewhere lung trachea pancreas bone portal_vein_and_splenic_vein esophagus"
+    " abdominal_wall stomach inferior_vena_cava kidney superior_vena_cava liver hip pleura bowel small_bowel".split()
+)
+_ANAPHORA = frozenset("the this these it its none one der die das dieser diese largest another keine".split())
+_ATTACHED = frozenset({"with", "mit", "and", "und"})
+
+
+@dataclass
+class Scene:
+    """What is known of places while a sentence is read.
+
+    Attributes:
+        text: The sentence.
+        tokens: Its tokens.
+        table: The vocabulary.
+        topic: Places of the line's heading.
+        last: Places of the last statement before this sentence.
+        bones: Vertebrae and ribs that it names by number.
+        before: Places of the last statement within this sentence.
+        waiting: Places named of which nothing was said yet.
+        side: Side told by a clause that named no place.
+    """
+
+    text: str
+    tokens: Sequence[Token]
+    table: Lexicon
+    topic: tuple[Located, ...]
+    last: tuple[Located, ...]
+    bones: Sequence[Numbered]
+    before: list[Located] = field(default_factory=list)
+    waiting: list[Located] = field(default_factory=list)
+    side: Side | None = None
+
+    def named(self, clause: Clause) -> list[Located]:
+        """Places that a clause names, each with its side."""
+        shared = side_of(clause.mentions)
+        located = []
+        for mention in clause.places:
+            side = nearest_side(mention, clause.mentions, self.tokens) or shared or self.side
+            if side is None and mention.entry.sided and not mention.entry.side:
+                side = self._inherited(mention.entry, clause)
+            is_plural = self.tokens[mention.end - 1].word.endswith(("s", "en", "ies"))
+            located.append(locate(mention.entry, side, not clause.affirmed, is_plural))
+        if any(one.place.name == "lymph_node" for one in located):
+            located = [one for one in located if one.place.name not in _NODE_SITES]
+        return finest([*located, *self._numbered(clause)])
+
+    def resolve(self, clause: Clause, named: list[Located]) -> tuple[list[Located], bool]:
+        """Places that a clause speaks of, and whether it says so itself."""
+        fixed = [said.entry for said in clause.findings if said.entry.fixed]
+        if fixed:
+            return self._at_home(clause, fixed, named), True
+        bound = next((said.entry for said in clause.findings if said.entry.also), None)
+        if bound is not None:
+            return self._bound(clause, bound, named)
+        if named:
+            return self._with_cysts(clause, named), True
+        resolved = self._unnamed(clause)
+        return self._with_cysts(clause, resolved), side_of(clause.mentions) is not None and bool(resolved)
+
+    def _numbered(self, clause: Clause) -> list[Located]:
+        bone = self.table.places["numbered bone"]
+        first, last = self.tokens[clause.start].start, self.tokens[clause.end - 1].end
+        return [
+            Located(bone, one.side, one.names, () if one.names == ("bone",) else one.names)
+            for one in self.bones
+            if first <= one.start < last
+        ]
+
+    def _inherited(self, place: Place, clause: Clause) -> Side | None:
+        """Side told before, for the same place, a lobe without one, or what lies "on this side"."""
+        told = [one for one in (*self.waiting, *self.before) if one.side]
+        same = next((one.side for one in told if one.place is place), None)
+        if same or not (clause.has("same_side") or place.alone == "parent"):
+            return same
+        return next((one.side for one in told), None)
+
+    def _at_home(self, clause: Clause, fixed: Sequence[Finding], named: list[Located]) -> list[Located]:
+        """Where findings live that have one place, or the part of it that the clause or the one before names."""
+        found: list[Located] = []
+        for entry in fixed:
+            kept = [one for one in named if _belongs(one, entry)]
+            if not kept and side_of(clause.mentions) is None and clause.link != ";":
+                kept = [one for one in (*self.waiting, *self.before) if _belongs(one, entry)]
+            found += kept or self._homes(clause, entry.homes)
+        return self._with_cysts(clause, finest(found))
+
+    def _bound(self, clause: Clause, entry: Finding, named: list[Located]) -> tuple[list[Located], bool]:
+        """An effusion lies in one of few places: one that is named, else the topic, else its first home."""
+        allowed = [one for one in (*self.waiting, *named) if _belongs(one, entry)]
+        topical = [one for one in self.topic if _belongs(one, entry)]
+        if allowed or not topical:
+            return allowed or self._homes(clause, entry.homes), True
+        side = side_of(clause.mentions)
+        return [_resided(one, side) for one in topical], True
+
+    def _unnamed(self, clause: Clause) -> list[Located]:
+        if clause.affirmed and liver_segment(self._written(clause)):
+            return [locate(self.table.places["liver"], None, False, False)]
+        side = self._side(clause)
+        if self.before and clause.link:
+            return [_resided(one, side) for one in self.before]
+        homes = next((said.entry.homes for said in clause.findings if said.entry.homes), ())
+        if self.topic:
+            topic = [_resided(one, side) for one in self.topic]
+            return [one for one in topic if one.place.name in homes] or topic
+        if homes:
+            return self._homes(clause, homes)
+        return self._recalled(clause, side)
+
+    def _recalled(self, clause: Clause, side: Side | None) -> list[Located]:
+        """The place of the sentence before, where this one leans on it: "the left lobe", "none on the right"."""
+        if any(said.entry.device for said in clause.findings):
+            return []
+        leans = self.tokens[clause.start].word in _ANAPHORA or any(said.entry.cyst for said in clause.findings)
+        if not leans and not (side and not clause.start):
+            return []
+        return [_resided(one, side) for one in self.last]
+
+    def _written(self, clause: Clause) -> str:
+        return self.text[self.tokens[clause.start].start : self.tokens[clause.end - 1].end]
+
+    def _homes(self, clause: Clause, names: Iterable[str]) -> list[Located]:
+        side = self._side(clause)
+        return [locate(self.table.places[name], side, not clause.affirmed, False) for name in names]
+
+    def _side(self, clause: Clause) -> Side | None:
+        """Side of what a clause says without naming a place."""
+        side = side_of(clause.mentions) or self.side
+        if side is None and clause.affirmed and (clause.link in ("with", "mit") or clause.has("same_side")):
+            side = next((one.side for one in (*self.before, *self.last) if one.side), None)
+        return side
+
+    def _with_cysts(self, clause: Clause, located: list[Located]) -> list[Located]:
+        if not any(said.entry.cyst for said in clause.affirmed):
+            return located
+        return [_as_cyst(one) for one in located]
+
+
+def _belongs(one: Located, entry: Finding) -> bool:
+    place = one.place
+    if place.name in entry.homes or place.name in entry.also or (place.parent and place.parent in entry.homes):
+        return True
+    return "bone" in entry.homes and place.region == "bone"
+
+
+def _resided(one: Located, side: Side | None) -> Located:
+    """A place spoken of before, on the side now told."""
+    if side is None or not one.place.sided or one.place.side or side == one.side:
+        return one
+    return locate(one.place, side, False, False)
+
+
+def _as_cyst(one: Located) -> Located:
+    if one.place.name != "kidney" or one.side not in ("left", "right") or len(one.names) > 1:
+        return one
+    cyst = f"kidney_cyst_{one.side}"
+    return one._replace(names=(*one.names, cyst), masks=(*one.masks, cyst))
