@@ -51,7 +51,7 @@ def shard(shared_data, crlm_folder, tmp_path_factory):
     write_rows(root / "reports.csv", [{"study_id": "crlm", "report": ABDOMEN}])
     card = root / "card.yaml"
     card.write_text(CARD.format(root=root))
-    ingest(str(card), root / "shards", spacing_mm=(3.0, 3.0, 3.0), workers=1)
+    ingest(card=str(card), output=root / "shards", spacing_mm=(3.0, 3.0, 3.0), workers=1)
     return Shard(find_shards([root / "shards"])[0])
 
 
