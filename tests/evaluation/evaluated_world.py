@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ BINS = 6
 AXIAL_MM = 12.0
 
 
+@cache
 def vector(name: str) -> torch.Tensor:
     """A unit vector that belongs to a name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
