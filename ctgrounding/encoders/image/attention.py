@@ -14,6 +14,17 @@ from ctgrounding.errors import ConfigError
 DEFAULT_WAVELENGTHS_MM = (60.0, 2000.0)
 
 
+def head_width(width: int, heads: int) -> int:
+    """Channels of an attention head.
+
+    Raises:
+        ConfigError: If the width cannot be split evenly.
+    """
+    if heads < 1 or width % heads:
+        raise ConfigError(f"Width {width} cannot be split into {heads} heads; choose a divisor of the width.")
+    return width // heads
+
+
 class Rotation(NamedTuple):
     """Cosine and sine by which each token's queries and keys are rotated; ``F`` is the number of planes."""
 
@@ -80,9 +91,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ConfigError(f"Width {width} cannot be split into {heads} heads; choose a divisor of the width.")
-        self.heads = heads
+        self.heads, self.head_width = heads, head_width(width, heads)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -94,7 +103,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "R N C"]:
         """Attend from every token to the valid ones; None means that all are."""
         rows, count, width = tokens.shape
-        qkv = self.qkv(tokens).view(rows, count, 3, self.heads, width // self.heads)
+        qkv = self.qkv(tokens).view(rows, count, 3, self.heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)

@@ -7,7 +7,14 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctgrounding.encoders.image.attention import DEFAULT_WAVELENGTHS_MM, AxialRotary, Block, Rotation, initialise
+from ctgrounding.encoders.image.attention import (
+    DEFAULT_WAVELENGTHS_MM,
+    AxialRotary,
+    Block,
+    Rotation,
+    head_width,
+    initialise,
+)
 from ctgrounding.encoders.image.base import ImageEncoder, Triple
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.types import DenseFeatures
@@ -55,7 +62,7 @@ class ContextBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.factor = tuple(factor)
-        self.rotary = AxialRotary(width // heads, wavelengths_mm)
+        self.rotary = AxialRotary(head_width(width, heads), wavelengths_mm)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, width)

@@ -11,7 +11,14 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ctgrounding.encoders.image.attention import DEFAULT_WAVELENGTHS_MM, AxialRotary, Block, Rotation, initialise
+from ctgrounding.encoders.image.attention import (
+    DEFAULT_WAVELENGTHS_MM,
+    AxialRotary,
+    Block,
+    Rotation,
+    head_width,
+    initialise,
+)
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -94,7 +101,7 @@ class ViT(ImageEncoder):
         self.meets = [attention == "full" or i == last or (i + 1) % scan_every == 0 for i in range(depth)]
         self.embed = nn.Linear(len(self.windows) * patch[0] * patch[1] * patch[2], width)
         self.summary = nn.Parameter(torch.zeros(1, 1, width))
-        self.rotary = AxialRotary(width // heads, wavelengths_mm)
+        self.rotary = AxialRotary(head_width(width, heads), wavelengths_mm)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, layer_scale) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.apply(initialise)

@@ -8,7 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctgrounding.encoders.image.attention import DEFAULT_WAVELENGTHS_MM, AxialRotary, Block, Rotation
+from ctgrounding.encoders.image.attention import (
+    DEFAULT_WAVELENGTHS_MM,
+    AxialRotary,
+    Block,
+    Rotation,
+    head_width,
+)
 from ctgrounding.encoders.readouts.base import (
     Readout,
     ReadoutContext,
@@ -72,7 +78,7 @@ class DepthReadout(Readout):
         self.convolutions = nn.ModuleList(_DepthConv(mixed, kernel) for _ in range(convolutions))
         blocks = layers if mixing == "transformer" else 0
         self.blocks = nn.ModuleList(Block(mixed, heads) for _ in range(blocks))
-        self.rotary = AxialRotary(mixed // heads, wavelengths_mm) if blocks else None
+        self.rotary = AxialRotary(head_width(mixed, heads), wavelengths_mm) if blocks else None
 
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
         """One row a bin of every scan, zero at bins without real voxels."""

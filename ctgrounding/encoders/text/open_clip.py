@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from ctgrounding.encoders.image.attention import head_width
 from ctgrounding.encoders.text.base import Pooling, TextEncoder, Tokenizer, pool
 from ctgrounding.encoders.text.hashed import HashedEmbedding
 from ctgrounding.errors import ConfigError
@@ -95,8 +96,7 @@ class OpenClipText(TextEncoder):
         bucket_ratio: float = 1.5,
     ) -> None:
         super().__init__(width, OpenClipTokenizer(context_length), bucket_ratio)
-        if width % heads:
-            raise ConfigError(f"Width {width} cannot be split into {heads} heads; choose a divisor of the width.")
+        head_width(width, heads)
         from open_clip.transformer import TextTransformer
 
         self.pooling = pooling

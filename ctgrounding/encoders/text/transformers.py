@@ -1,5 +1,6 @@
 """Any text encoder of ``transformers``, by name or local folder, frozen, with LoRA or whole."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -117,7 +118,9 @@ def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
     )
     try:
-        adapted: nn.Module = get_peft_model(tower, config)
+        with warnings.catch_warnings():  # peft reads a property that transformers 5 renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            adapted: nn.Module = get_peft_model(tower, config)
     except ValueError as error:
         linear = sorted({name.split(".")[-1] for name, part in tower.named_modules() if isinstance(part, nn.Linear)})
         raise ConfigError(

@@ -1,0 +1,180 @@
+"""Text encoders without a network: open_clip's tower, and transformers models made here."""
+
+import pickle
+
+import pytest
+import torch
+
+from ctgrounding.encoders.text.base import pool
+from ctgrounding.encoders.text.hashed import HashedEmbedding
+from ctgrounding.encoders.text.open_clip import OpenClipText, OpenClipTokenizer
+from ctgrounding.encoders.text.transformers import Lora, TransformersText
+from ctgrounding.errors import ConfigError
+
+TEXTS = [
+    "No pleural effusion.",
+    "There is a 12 mm cyst in the upper pole of the left kidney, see series 4, image 38. " * 4,
+    "Normal liver.",
+    "Small hiatal hernia; otherwise the oesophagus is unremarkable.",
+]
+
+
+def rows_of(encoder, texts):
+    rows = [encoder.tokenizer(text) for text in texts]
+    mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
+    tokens = torch.full(mask.shape, encoder.tokenizer.pad_id)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)], mask[place, : len(row)] = row, True
+    return tokens, mask
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def open_clip_text():
+    torch.manual_seed(0)
+    return OpenClipText(width=32, layers=2, heads=2, context_length=128)
+
+
+def test_tokenizer_cuts_but_keeps_the_end_mark():
+    tokenizer = OpenClipTokenizer(context_length=10)
+    row = tokenizer(TEXTS[1])
+    assert (len(row), row[0].item(), row[-1].item()) == (10, 49406, 49407)
+    assert tokenizer.count(TEXTS[1]) > 80
+    assert tokenizer.count(TEXTS[2]) == len(tokenizer(TEXTS[2])) == 5
+    assert row[1:-1].tolist() == OpenClipTokenizer()(TEXTS[1])[1:9].tolist()
+
+
+def test_tokenizer_agrees_with_open_clip():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    (expected,) = SimpleTokenizer()(TEXTS[3], context_length=77)
+    row = OpenClipTokenizer(77)(TEXTS[3])
+    torch.testing.assert_close(row, expected[: len(row)])
+    assert expected[len(row) :].eq(0).all()
+
+
+def test_open_clip_tokenizer_is_small_to_pickle():
+    stored = pickle.dumps(OpenClipTokenizer(64))
+    assert len(stored) < 500
+    assert pickle.loads(stored)(TEXTS[0]).tolist() == OpenClipTokenizer(64)(TEXTS[0]).tolist()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+@pytest.mark.parametrize("hashed_rows", [None, 64])
+def test_rows_do_not_depend_on_batch_padding_or_buckets(pooling, hashed_rows):
+    torch.manual_seed(0)
+    encoder = OpenClipText(width=32, layers=2, heads=2, context_length=128, pooling=pooling, hashed_rows=hashed_rows)
+    tokens, mask = rows_of(encoder, TEXTS)
+    together = encoder(tokens, mask)
+    encoder.bucket_ratio = float("inf")
+    torch.testing.assert_close(encoder(tokens, mask), together, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder(tokens.masked_fill(~mask, 777), mask), together, rtol=1e-4, atol=1e-5)
+    for place, text in enumerate(TEXTS):
+        torch.testing.assert_close(encoder(*rows_of(encoder, [text]))[0], together[place], rtol=1e-4, atol=1e-5)
+
+
+def test_tower_without_projection_equals_open_clips_own_forward(open_clip_text):
+    tower = open_clip_text.tower
+    rows = OpenClipTokenizer(128)(TEXTS[1])
+    full = torch.zeros(1, 128, dtype=torch.int64)
+    full[0, : len(rows)] = rows
+    open_clip_text.pooling = "last"
+    found = open_clip_text(rows[None], torch.ones(1, len(rows), dtype=torch.bool))
+    open_clip_text.pooling = "mean"
+    torch.testing.assert_close(found, tower(full), rtol=1e-4, atol=1e-5)  # argmax pooling finds the end mark
+
+
+def test_no_texts_give_no_rows(open_clip_text):
+    none = torch.zeros(0, 5, dtype=torch.int64)
+    assert open_clip_text(none, none.bool()).shape == (0, 32)
+
+
+def test_every_parameter_gets_a_gradient(open_clip_text):
+    open_clip_text(*rows_of(open_clip_text, TEXTS)).square().sum().backward()
+    assert [name for name, parameter in open_clip_text.named_parameters() if parameter.grad is None] == []
+
+
+def test_hashed_embedding_tells_all_tokens_apart():
+    embedding = HashedEmbedding(4096, 2)
+    torch.nn.init.uniform_(embedding.weight)
+    vectors = embedding(torch.arange(49408))
+    assert len(torch.unique(vectors, dim=0)) >= 49408 - 400  # two hashes agree by chance for about 70 pairs
+    used = torch.unique(embedding.weight[:4096], dim=0)
+    assert len(used) == 4096
+
+
+def test_pooling_against_loops():
+    states, mask = torch.randn(3, 6, 4), torch.tensor([[1] * 6, [1] * 2 + [0] * 4, [1] + [0] * 5]).bool()
+    for row, length in enumerate((6, 2, 1)):
+        torch.testing.assert_close(pool(states, mask, "mean")[row], states[row, :length].mean(0))
+        torch.testing.assert_close(pool(states, mask, "last")[row], states[row, length - 1])
+        torch.testing.assert_close(pool(states, mask, "first")[row], states[row, 0])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_transformers_model_by_folder(bert_folder, pooling):
+    from transformers import AutoModel
+
+    encoder = TransformersText(bert_folder, pooling=pooling, tuning="full", context_length=64).eval()
+    assert encoder.width == 16
+    tokens, mask = rows_of(encoder, TEXTS)
+    assert tokens.shape[1] == 64
+    assert encoder.tokenizer.count(TEXTS[1]) > 64
+    reference = AutoModel.from_pretrained(bert_folder).eval()
+    states = reference(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(encoder(tokens, mask), pool(states, mask, pooling), rtol=1e-4, atol=1e-5)
+    again = pickle.loads(pickle.dumps(encoder.tokenizer))
+    assert again(TEXTS[0]).tolist() == encoder.tokenizer(TEXTS[0]).tolist()
+
+
+def test_tuning_says_what_is_trained(bert_folder):
+    frozen = TransformersText(bert_folder, tuning="frozen", context_length=64).train()
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert not frozen.tower.training
+    assert not frozen(*rows_of(frozen, TEXTS)).requires_grad
+    lora = TransformersText(bert_folder, lora=Lora(rank=2, targets=["query", "value"]), context_length=64)
+    trained = [name for name, parameter in lora.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 2 * 2
+    assert all("lora_" in name for name in trained)
+    lora(*rows_of(lora, TEXTS)).sum().backward()
+    full = TransformersText(bert_folder, tuning="full", context_length=64)
+    full(*rows_of(full, TEXTS)).square().sum().backward()
+    without = [name for name, item in full.named_parameters() if item.requires_grad and item.grad is None]
+    assert without == []
+
+
+def test_refusals(bert_folder):
+    with pytest.raises(ConfigError, match=r"Text model 'no/such-model' is neither a folder"):
+        TransformersText("no/such-model")
+    with pytest.raises(ConfigError, match=r"reads 128 tokens; context_length is 512"):
+        TransformersText(bert_folder)
+    with pytest.raises(ConfigError, match=r"LoRA finds no module \['q_proj'\].*'key', 'query', 'value'"):
+        TransformersText(bert_folder, lora=Lora(targets=["q_proj"]), context_length=64)
+    with pytest.raises(ConfigError, match="cannot be split into 5 heads"):
+        OpenClipText(width=32, heads=5)
