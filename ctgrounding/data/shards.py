@@ -270,7 +270,7 @@ class ShardWriter:
         try:
             for row in range(len(written.records)):
                 written.verify(row)
-            with h5py.File(self._partial, "r") as file:
+            with _handles.borrow(written.path) as file:
                 file.visititems(_check_stored)
         finally:
             _handles.drop(written.path)

@@ -2,7 +2,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctgrounding.data.sampler import Draw, EvaluationSampler, Source, TrainingSampler, share
@@ -17,6 +17,7 @@ def epoch_of(sampler, epoch):
     return [sampler.batch(epoch, step) for step in range(len(sampler))]
 
 
+@settings(max_examples=40, deadline=None)
 @given(count=st.integers(4, 60), batch_size=st.integers(1, 4), epoch=st.integers(0, 5))
 def test_an_epoch_shows_each_scan_at_most_once_in_full_batches(count, batch_size, epoch):
     sampler = single(count, batch_size=batch_size)
@@ -90,6 +91,7 @@ def test_what_cannot_be_drawn_from_is_refused(sources, match):
         TrainingSampler(sources, batch_size=4, seed=0)
 
 
+@settings(max_examples=40, deadline=None)
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 9), world=st.integers(1, 4), micro=st.integers(1, 5))
 def test_evaluation_shows_every_scan_exactly_once_over_all_ranks(count, batch_size, world, micro):
     sampler = EvaluationSampler(range(count), batch_size)
@@ -103,6 +105,7 @@ def test_evaluation_shows_every_scan_exactly_once_over_all_ranks(count, batch_si
     assert shown == [Draw(i, 0) for i in range(count)]
 
 
+@settings(max_examples=40, deadline=None)
 @given(size=st.integers(1, 30), world=st.integers(1, 6))
 def test_ranks_share_a_batch_evenly(size, world):
     batch = [Draw(i, 0) for i in range(size)]

@@ -1,0 +1,152 @@
+import dataclasses
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from ctgrounding.data.augment import Crop
+from ctgrounding.data.datamodule import ShardDataModule, ShardSource
+from ctgrounding.data.index import load_index
+from ctgrounding.data.report_text import ReportText
+from ctgrounding.data.shards import Shard, ShardWriter
+from ctgrounding.errors import CheckpointError, ConfigError, ShardError
+from ctgrounding.testing.shards import CLASSES, write_tiny_shards
+
+
+def set_up(shards, tokenizer, **changes) -> ShardDataModule:
+    data = ShardDataModule(shards, **{"batch_size": 4, "crop": Crop((8, 16, 16)), **changes})
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(tokenizer=tokenizer), global_rank=0, world_size=1, current_epoch=0
+    )
+    data.setup("fit")
+    return data
+
+
+def test_each_stage_shows_its_split(shard_folder, tokenizer):
+    data = set_up([str(shard_folder)], tokenizer)
+    split_of = dict(zip(data.index.columns["scan_id"], data.index.columns["split"], strict=True))
+    loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
+    for split, loader in loaders.items():
+        assert {split_of[scan] for batch in loader for scan in batch["scan_id"]} == {split}
+    shown = Counter(scan for batch in data.predict_dataloader() for scan in batch["scan_id"])
+    assert shown == Counter(scan for scan, split in split_of.items() if split == "test")
+
+
+def test_training_is_cropped_and_evaluation_whole(shard_folder, tokenizer):
+    data = set_up(str(shard_folder), tokenizer)
+    assert {volume.shape[1:] for batch in data.train_dataloader() for volume in batch["volume"]} == {(8, 16, 16)}
+    for batch in data.val_dataloader():
+        assert min(batch["volume"][0].shape[1:]) >= 16
+        assert not batch["snippets_dropped"].any()
+
+
+def test_one_reconstruction_a_study_unless_all_are_asked_for(shard_folder, tokenizer):
+    def studies(**changes):
+        loader = set_up(str(shard_folder), tokenizer, batch_size=1, **changes).train_dataloader()
+        return Counter(batch["study_id"][0] for batch in loader)
+
+    assert set(studies().values()) == {1}
+    assert set(studies(one_scan_per_study=False).values()) == {2}
+
+
+def test_named_sources_are_mixed_by_weight(tmp_path, tokenizer):
+    write_tiny_shards(tmp_path / "large", scans=20, splits=("train",), dataset="large")
+    write_tiny_shards(tmp_path / "small", scans=4, splits=("train",), dataset="small")
+    shards = {
+        "large": ShardSource([str(tmp_path / "large")], 1.0),
+        "small": ShardSource([str(tmp_path / "small")], 1.0),
+    }
+    for batch in set_up(shards, tokenizer).train_dataloader():
+        assert Counter(batch["dataset"]) == {"large": 2, "small": 2}
+    shards = {name: dataclasses.replace(source, weight=None) for name, source in shards.items()}
+    shown = Counter(name for batch in set_up(shards, tokenizer).train_dataloader() for name in batch["dataset"])
+    assert shown == {"large": 20, "small": 4}
+
+
+def test_label_columns_are_those_asked_for(shard_folder, tokenizer):
+    data = set_up(str(shard_folder), tokenizer)
+    assert data.label_names == ("ball", "ball_left", "ball_right", "unsure")
+    batch = next(iter(set_up(str(shard_folder), tokenizer, label_names=["unsure", "ball"]).val_dataloader()))
+    assert {tuple(row) for row in batch["labels"].tolist()} == {(-1, 1)}
+    with pytest.raises(ConfigError, match=r"'bal', which no scan.*ball_left"):
+        set_up(str(shard_folder), tokenizer, label_names=["bal"])
+
+
+def test_short_reports_give_no_text_but_keep_their_scan(shard_folder, tokenizer):
+    data = set_up(str(shard_folder), tokenizer, report_text=ReportText(["impression"], minimum_words=5))
+    batch = next(iter(data.val_dataloader()))
+    assert batch["report_text"].tolist() == [-1] * len(batch["scan_id"])
+    assert len(batch["snippet_text"]) == len(batch["scan_id"])
+
+
+def test_a_patient_in_two_splits_is_refused(tmp_path, tokenizer):
+    source = Shard(write_tiny_shards(tmp_path / "source", scans=2, shards=1)[0])
+    with ShardWriter(tmp_path / "a.h5", spacing_mm=source.spacing_mm, classes=CLASSES, dataset="tiny") as writer:
+        for row, split in enumerate(("train", "val")):
+            record = dataclasses.replace(source.records[row], split=split, patient_id="same")
+            writer.write(record, source.read_image(row))
+    with pytest.raises(ConfigError, match="Patient same of dataset tiny is in splits train and val"):
+        set_up(str(tmp_path / "a.h5"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"mirror_probability": 2.0}, "mirror_probability is 2.0"),
+        ({"batch_size": 0}, r"data\.batch_size is 0"),
+        ({"micro_batch_size": -1}, r"data\.micro_batch_size is -1"),
+        ({"shards": []}, "names no shard"),
+    ],
+)
+def test_impossible_arguments_are_refused(changes, match):
+    with pytest.raises(ConfigError, match=match):
+        ShardDataModule(**{"shards": "x", **changes})
+
+
+def test_shards_that_are_not_there_are_named(tmp_path, tokenizer):
+    with pytest.raises(ShardError, match=str(tmp_path / "nowhere")):
+        set_up(str(tmp_path / "nowhere"), tokenizer)
+
+
+def test_a_shard_under_two_names_is_refused(shard_folder, tokenizer):
+    shards = {name: ShardSource([str(shard_folder)]) for name in ("a", "b")}
+    with pytest.raises(ConfigError, match="twice, in a and b"):
+        set_up(shards, tokenizer)
+
+
+def test_a_task_without_tokenizer_is_told_so(shard_folder):
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        set_up(str(shard_folder), None)
+
+
+def test_a_foreign_position_is_refused():
+    with pytest.raises(CheckpointError, match="data position"):
+        ShardDataModule("x").load_state_dict({"batch": 3})
+
+
+def test_skipped_scans_are_reported(tmp_path, tokenizer):
+    paths = write_tiny_shards(tmp_path, scans=10)
+    load_index([tmp_path])
+    data = set_up(str(tmp_path), tokenizer, on_error="skip", val_split="all")
+    data.index.shards[1].reopen()
+    paths[1].write_bytes(b"gone")
+    shown = [scan for batch in data.val_dataloader() for scan in batch["scan_id"]]
+    assert len(shown) == len(data.skipped) == 5
+    assert "copy it again" in data.skipped["scan0009"]
+
+
+def test_arguments_come_from_yaml(shard_folder):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(ShardDataModule, "data")
+    parsed = parser.parse_string(f"""
+data:
+  shards: {{mine: {{paths: [{shard_folder}], weight: 2}}}}
+  crop: {{shape: [96, null, 192.5], unit: mm, start_multiple: [32, 16, 16]}}
+  report_text: {{findings_dropout: 0.176, sections: [impression]}}
+""")
+    data = parser.instantiate_classes(parsed).data
+    assert isinstance(data, ShardDataModule)
+    assert data._training.crop == Crop((96, None, 192.5), "mm", (32, 16, 16))
+    assert len(data.index) == 24
