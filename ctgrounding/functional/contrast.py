@@ -184,8 +184,9 @@ class _Contrast(torch.autograd.Function):
         saved += [part for part in (problem.image_gradient, problem.text_gradient) if part is not None]
         ctx.save_for_backward(*saved)
         ctx.texts_here, ctx.has_text_gradient = text.shape[0], wanted[1]
+        count = count.to(dtype)
         ctx.mark_non_differentiable(count)
-        return total.to(dtype), count.to(dtype)
+        return total.to(dtype), count
 
     @staticmethod
     @distributed.first_derivative_only

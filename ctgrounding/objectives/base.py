@@ -48,7 +48,8 @@ class Objective(nn.Module, ABC):
 
         Args:
             batch: This rank's scans.
-            generator: Seeded by the step alone, so that all ranks draw the same.
+            generator: Seeded by the step alone, so that all ranks draw the same. Others draw from it
+                afterwards: take as much of it whatever the batch holds.
 
         Returns:
             Indices into :meth:`fixed_texts`, each once, ascending, equal on all ranks.

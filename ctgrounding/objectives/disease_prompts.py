@@ -37,10 +37,9 @@ class DiseasePrompts(Objective):
             where none does.
         largest_positive_weight: Upper bound of ``negatives / positives``, the weight of a positive label. The
             counts come from the training data by :meth:`set_label_counts`; before that it is 1.
-        readout: Readout that stands for a scan.
 
     Raises:
-        ConfigError: If a head, the readout or a list does not exist, a pattern fits no question, or the
+        ConfigError: If a head, the readout ``global`` or a list does not exist, a pattern fits no question, or the
             questions differ in their number of sentence pairs.
 
     Examples:
@@ -68,12 +67,11 @@ class DiseasePrompts(Objective):
         logit: str = "main",
         question_weights: Mapping[str, float] | None = None,
         largest_positive_weight: float = 20.0,
-        readout: str = "global",
     ) -> None:
         super().__init__()
         check_heads(dims, image_head, text_head)
-        check_readout(dims, readout)
-        self.image_head, self.text_head, self.logit, self.readout = image_head, text_head, logit, readout
+        check_readout(dims, "global")
+        self.image_head, self.text_head, self.logit = image_head, text_head, logit
         self.questions = _load(questions)
         self.variants = len(self.questions[0].positive)
         self.largest_positive_weight = largest_positive_weight
@@ -114,7 +112,7 @@ class DiseasePrompts(Objective):
                 f"The batch has {labels.shape[1]} label columns, but the objective {len(self.questions)} questions. "
                 "Use one question list for data and objective."
             )
-        scans = encoded.image(self.readout, self.image_head)
+        scans = encoded.image("global", self.image_head)
         sentences = encoded.texts(encoded.planned_text, self.text_head)
         affirming, denying = sentences.chunk(2)
         cosines = scans @ (affirming - denying).T

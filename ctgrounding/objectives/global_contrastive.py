@@ -32,10 +32,9 @@ class GlobalContrastive(Objective):
         logit: Logit scale and bias.
         loss: ``sigmoid`` or ``softmax``.
         duplicates: What a pair is whose reports are equal or whose scans are of one study.
-        readout: Readout that stands for a scan.
 
     Raises:
-        ConfigError: If a head, the readout or the loss does not exist.
+        ConfigError: If a head or the loss does not exist, or the model makes no readout ``global``.
 
     Examples:
         >>> from ctgrounding.testing.tiny import tiny_encoded_and_batch
@@ -56,20 +55,19 @@ class GlobalContrastive(Objective):
         logit: str = "main",
         loss: Literal["sigmoid", "softmax"] = "sigmoid",
         duplicates: Duplicates = "ignore",
-        readout: str = "global",
     ) -> None:
         super().__init__()
         check_heads(dims, image_head, text_head)
-        check_readout(dims, readout)
+        check_readout(dims, "global")
         if loss not in ("sigmoid", "softmax"):
             raise ConfigError(f"Loss '{loss}' is not known. Use sigmoid or softmax.")
         self.image_head, self.text_head, self.logit = image_head, text_head, logit
-        self.loss, self.duplicates, self.readout = loss, duplicates, readout
+        self.loss, self.duplicates = loss, duplicates
 
     def forward(self, encoded: Encoded, batch: Batch) -> dict[str, Term]:
         """The one term, ``contrast``."""
         reported = batch["report_text"] >= 0
-        scans = encoded.image(self.readout, self.image_head)[reported]
+        scans = encoded.image("global", self.image_head)[reported]
         reports = encoded.texts(batch["report_text"][reported], self.text_head)
         ids = RowIds(
             target=distributed.row_ids(len(reports), reports.device),

@@ -36,7 +36,8 @@ class SnippetLocalization(Objective):
     Examples:
         >>> from ctgrounding.testing.tiny import tiny_encoded_and_batch
         >>> encoded, batch, dims = tiny_encoded_and_batch()
-        >>> len(batch["snippet_scan"]), int(SnippetLocalization(dims)(encoded, batch)["depth"].weight)  # one is cropped away
+        >>> term = SnippetLocalization(dims)(encoded, batch)["depth"]
+        >>> len(batch["snippet_scan"]), int(term.weight)  # one snippet is cropped away
         (7, 6)
     """
 

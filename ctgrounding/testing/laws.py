@@ -1,0 +1,212 @@
+"""The laws of objectives, one function each, which raises when a law is broken."""
+
+import copy
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ctgrounding.objectives.base import Objective
+from ctgrounding.testing.declared import Declared
+from ctgrounding.testing.outcome import ContractError, Outcome, check_terms, run_step, same_outcome
+from ctgrounding.testing.ranks import ScheduleError
+from ctgrounding.testing.tiny import (
+    QUESTIONS,
+    TinyHeads,
+    TinyScan,
+    tiny_batch,
+    tiny_dims,
+    tiny_encoded,
+    with_fixed_texts,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An objective under examination and how to make another.
+
+    Attributes:
+        make: The class, or a partial of it.
+        scans: What it is run on.
+    """
+
+    make: Callable[..., Objective]
+    scans: Sequence[TinyScan]
+
+    def new(self, **changed: object) -> Objective:
+        """Another of the kind, told the label counts as a task would."""
+        objective = self.make(tiny_dims(), **changed)
+        counts = torch.tensor([[40, 10 + number] for number in range(len(QUESTIONS))])
+        objective.set_label_counts(counts)
+        return objective
+
+    def run(self, *, padded_bins: int = 0) -> Outcome:
+        """One process with all scans."""
+        return run_step(self.new(), [self.scans], padded_bins=padded_bins)
+
+
+def keys_are_declared(subject: Subject) -> None:
+    """Only declared keys and readouts are read, and each of them is."""
+    objective = subject.new()
+    guard = Declared(objective.requires)
+    run_step(objective, [subject.scans], guard=guard.apply)
+    unused = sorted(objective.requires - guard.used)
+    if unused:
+        raise ContractError("declared keys", f"{unused} is declared in 'requires' but never read. Remove it.")
+
+
+def draws_are_keyed(subject: Subject) -> None:
+    """The step's generator decides, nothing else."""
+    outcomes = []
+    for seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            outcomes.append(subject.run())
+    because = "The same step twice, with another state of torch's global generator, must give the same"
+    same_outcome("keyed randomness", outcomes[0], outcomes[1], because)
+
+
+def order_does_not_matter(subject: Subject) -> None:
+    """Scans in another order give the same."""
+    turned = run_step(subject.new(), [[*subject.scans[3:], *reversed(subject.scans[:3])]])
+    same_outcome("order", turned, subject.run(), "Scans in another order must give the same")
+
+
+def padding_does_not_matter(subject: Subject) -> None:
+    """More padded depth bins give the same and get no gradient."""
+    padded = subject.run(padded_bins=3)
+    same_outcome("padding", padded, subject.run(), "Depth bins that hold no real voxel must not count")
+    if padded.padding > 0:
+        raise ContractError(
+            "padding", f"A padded depth bin has a gradient of {padded.padding:.2g}; mask with depth_valid."
+        )
+
+
+def nothing_is_legal(subject: Subject) -> None:
+    """Batches without anything to learn from are finite, attached and weigh nothing."""
+    full = subject.run()
+    bare = [scan.bare() for scan in subject.scans]
+    for scans, what in ((bare, "scans without reports, organs or labels"), ([], "no scans")):
+        found = run_step(subject.new(), [scans])
+        if list(found.totals) != list(full.totals):
+            raise ContractError("terms", f"With {what} the terms are {list(found.totals)}, else {list(full.totals)}.")
+        for name in found.totals:
+            if not scans and (float(found.weights[name]) or float(found.totals[name])):
+                weight = float(found.weights[name])
+                raise ContractError(
+                    "zero elements", f"With {what}, term '{name}' weighs {weight}; it must be a sum over none."
+                )
+        for name, gradient in found.gradients.items():
+            if not bool(gradient.isfinite().all()):
+                raise ContractError("finite", f"With {what}, the gradient of {name} is not finite.")
+        _same_parameters(found, full.reached[0], what)
+
+
+def ranks_are_one_process(subject: Subject) -> None:
+    """Two and three ranks, uneven, empty or bare, give what one process with all scans gives."""
+    scans = subject.scans
+    bare = [*scans[:4], *(scan.bare() for scan in scans[4:])]
+    splits: list[tuple[Sequence[TinyScan], Sequence[Sequence[TinyScan]], str]] = [
+        (scans, [scans[:5], scans[5:]], "two uneven ranks"),
+        (scans, [[], scans], "two ranks, one without scans"),
+        (scans, [scans[:1], scans[1:3], scans[3:]], "three ranks"),
+        (bare, [bare[:4], bare[4:]], "two ranks, one whose scans have nothing to learn from"),
+    ]
+    for standardized in (False, True):
+        heads = TinyHeads(standardized=standardized)
+        suffix = ", under a text head that standardises over all ranks" if standardized else ""
+        for whole, parts, what in splits:
+            alone = run_step(subject.new(), [whole], heads=heads)
+            try:
+                together = run_step(subject.new(), parts, heads=heads)
+            except ScheduleError as error:
+                raise ContractError("schedule", f"With {what}{suffix}: {error}") from error
+            same_outcome("ranks", together, alone, f"{what.capitalize()} must give what one process gives{suffix}")
+            for reached in together.reached:
+                _same_parameters(replace(together, reached=(reached,)), alone.reached[0], what)
+
+
+def terms_are_sums(subject: Subject) -> None:
+    """Twice the scans weigh twice as much, and their sum is no smaller than twice the sum."""
+    twins = [*subject.scans, *(replace(scan, name=f"{scan.name}+", study=f"{scan.study}+") for scan in subject.scans)]
+    single, double = subject.run(), run_step(subject.new(), [twins])
+    for name, weight in single.weights.items():
+        if not torch.isclose(double.weights[name], 2 * weight, rtol=1e-9):
+            raise ContractError(
+                "sums",
+                f"Every scan twice must double the weight of term '{name}', which went from {weight:.6g} to "
+                f"{double.weights[name]:.6g}. Return the sum of the valid elements' weights.",
+            )
+        if float(double.totals[name]) < 2 * float(single.totals[name]) * (1 - 1e-9) - 1e-9 and weight > 0:
+            raise ContractError(
+                "sums",
+                f"Every scan twice must at least double term '{name}', which went from {single.totals[name]:.6g} "
+                f"to {double.totals[name]:.6g}. Return a sum, not a mean.",
+            )
+
+
+def copies_are_equal(subject: Subject) -> None:
+    """Pickles, and a state_dict loaded into a new one, give the same."""
+    objective = subject.new()
+    wanted = run_step(objective, [subject.scans])
+    try:
+        pickled = pickle.loads(pickle.dumps(objective))
+    except Exception as error:
+        raise ContractError("pickle", f"It cannot be pickled: {error}") from error
+    same_outcome("pickle", run_step(pickled, [subject.scans]), wanted, "What pickle brings back must give the same")
+    loaded = subject.make(tiny_dims())
+    try:
+        loaded.load_state_dict(copy.deepcopy(objective.state_dict()))
+    except RuntimeError as error:
+        raise ContractError("state_dict", f"A new one does not take the state_dict: {error}") from error
+    same_outcome(
+        "state_dict", run_step(loaded, [subject.scans]), wanted, "What loads the state_dict must give the same"
+    )
+
+
+def narrow_floats_are_summed_wide(subject: Subject) -> None:
+    """Encoders in bfloat16 give sums in float32 or wider, near to those of float64."""
+    objective, batch = subject.new(), tiny_batch(subject.scans)
+    exact = subject.run()
+    heads = TinyHeads().to(torch.bfloat16)
+    for group in (heads.scales, heads.biases):
+        group.float()
+    encoded = tiny_encoded(subject.scans, batch, heads)
+    readouts = {name: rows.bfloat16().requires_grad_() for name, rows in encoded.readouts.items()}
+    narrow = replace(encoded, readouts=readouts, text=encoded.text.bfloat16())
+    terms = objective(with_fixed_texts(narrow, objective, batch), batch)
+    check_terms(terms)
+    for name, term in terms.items():
+        if term.total.dtype in (torch.bfloat16, torch.float16):
+            raise ContractError("precision", f"Term '{name}' is summed in {term.total.dtype}; sum in float32.")
+        wanted = float(exact.totals[name])
+        if abs(float(term.total.detach()) - wanted) > 0.1 * abs(wanted) + 0.05:
+            raise ContractError(
+                "precision",
+                f"With encoders in bfloat16, term '{name}' is {float(term.total.detach()):.4g}, not {wanted:.4g}.",
+            )
+
+
+LAWS: tuple[Callable[[Subject], None], ...] = (
+    keys_are_declared,
+    draws_are_keyed,
+    order_does_not_matter,
+    padding_does_not_matter,
+    nothing_is_legal,
+    ranks_are_one_process,
+    terms_are_sums,
+    copies_are_equal,
+    narrow_floats_are_summed_wide,
+)
+
+
+def _same_parameters(found: Outcome, wanted: frozenset[str], what: str) -> None:
+    """Gradients of zero are fine, missing ones are not: other ranks would wait for them."""
+    missing = sorted(wanted - found.reached[0])
+    if missing:
+        raise ContractError(
+            "attached",
+            f"With {what}, {missing[0]} gets no gradient, not even zero, so ranks would wait for each other. "
+            "Always run the heads, on zero rows if need be.",
+        )
