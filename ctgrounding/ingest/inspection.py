@@ -63,11 +63,11 @@ class Inspection:
     verified: int
 
 
-def inspect(shards: Sequence[str], verify: bool = False) -> Inspection:
+def inspect(shards: str | list[str], verify: bool = False) -> Inspection:
     """Say what is in shards.
 
     Args:
-        shards: Shard files, or folders that hold some.
+        shards: A shard or a folder that holds some, or a list of them.
         verify: Read every scan and compare it with its hash.
 
     Returns:
@@ -76,7 +76,8 @@ def inspect(shards: Sequence[str], verify: bool = False) -> Inspection:
     Raises:
         ShardError: If there is none, one is damaged, or a scan differs from its hash.
     """
-    opened = [Shard(path) for path in find_shards(shards)]
+    paths = [shards] if isinstance(shards, str) else shards
+    opened = [Shard(path) for path in find_shards(paths)]
     verified = sum(_verify(shard) for shard in track(opened, "Verifying shards")) if verify else 0
     inspection = _look(opened, verified)
     console = Console()

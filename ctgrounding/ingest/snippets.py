@@ -91,10 +91,12 @@ def plane_positions(
         Index to position.
     """
     axis = slice_axis(affine)
-    whole = [(0.0, size - 1.0) for index, size in enumerate(shape_ijk) if index != axis]
+    first, second = (size for index, size in enumerate(shape_ijk) if index != axis)
+    whole = (0.0, first - 1.0), (0.0, second - 1.0)
+    slices = None if body is None else np.moveaxis(body.T, axis, 0)
     found = {}
     for index, slice_id in planes.items():
-        box = (whole[0], whole[1]) if body is None else _body_box(np.take(body.T, index, axis)) or (whole[0], whole[1])
+        box = whole if slices is None else _body_box(slices[index]) or whole
         found[index] = SlicePosition(slice_id, *slice_interval(affine, axis, index, box))
     return found
 

@@ -229,7 +229,7 @@ def _record(
     if not job.expects_reports:
         return record
     try:
-        report = read_report(planned.report)
+        report = _guarded(lambda: read_report(planned.report))
     except CTGroundingError as error:
         note.put_aside.append(PutAside(record.scan_id, "report", str(error)))
         return record

@@ -219,7 +219,7 @@ def test_a_bad_organ_map_is_put_aside_and_the_scan_stays(card, tree, tmp_path, h
 
 def test_inspect_counts_what_is_there_and_verifies(card, tmp_path):
     run(card, tmp_path / "out")
-    found = inspect([str(tmp_path / "out")], verify=True)
+    found = inspect(str(tmp_path / "out"), verify=True)
     assert (found.scans, found.patients, found.studies, found.verified) == (4, 3, 3, 4)
     assert found.splits == {"train": 3, "test": 1}
     assert found.labels == {"cyst": (2, 0, 2), "mass": (0, 0, 4)}

@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from ctgrounding.errors import ScanError
 from ctgrounding.geometry import LPS_TO_RAS, Affine, Triple
@@ -25,28 +26,16 @@ GAP_TOLERANCE = 0.05
 ROUNDING_MM = 0.05
 """What positions written with few decimals may be off by."""
 
-_TAGS = [
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "InstanceNumber",
-    "FrameOfReferenceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "PatientPosition",
-]
+_BROKEN = (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, NotImplementedError)
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+"""Transfer syntaxes whose pixels lie in the file as little-endian numbers."""
 
 
 @dataclass(frozen=True)
 class DicomSource:
     """One axial series of a DICOM folder, sorted along its normal; opened by :func:`open_dicom`."""
 
-    files: tuple[Path, ...]
+    files: tuple["_Header", ...]
     affine: Affine
     shape_ijk: Triple
     series: int | None
@@ -59,13 +48,16 @@ class DicomSource:
 
         Slices that do not share one slope and intercept are brought to HU each by its own.
         """
-        planes, rules = [], set()
-        for number, path in enumerate(self.files, start=1):
-            values, slope, intercept = _pixels(path, number, len(self.files))
-            if values.shape != self.shape_ijk[1::-1]:
-                raise ScanError(f"Slice {number} of {len(self.files)} has {values.shape} pixels, its header says more.")
-            planes.append((values, slope, intercept))
-            rules.add((slope, intercept))
+        planes = []
+        for number, header in enumerate(self.files, start=1):
+            try:
+                planes.append(_pixels(header))
+            except _BROKEN as error:
+                raise ScanError(
+                    f"Slice {number} of {len(self.files)} is cut short or cannot be decoded "
+                    f"({type(error).__name__}). Copy it again."
+                ) from error
+        rules = {(slope, intercept) for _, slope, intercept in planes}
         if len(rules) == 1:
             return Stored(np.stack([values for values, _, _ in planes]), *rules.pop())
         return Stored(np.stack([values.astype(np.float32) * slope + offset for values, slope, offset in planes]))
@@ -103,6 +95,12 @@ class _Header:
     pixel_mm: tuple[float, ...]
     size: tuple[int, int]
     patient_position: str
+    slope: float
+    intercept: float
+    syntax: str
+    is_signed: bool
+    bits: tuple[int, int, int]
+    pixels_at: int
 
 
 @lru_cache(maxsize=8)
@@ -110,10 +108,12 @@ def _headers(folder: Path, _changed_ns: int) -> tuple[_Header, ...]:
     found = []
     for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
         try:
-            found.append(_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)))
+            with path.open("rb") as stream:
+                tags = pydicom.dcmread(stream, stop_before_pixels=True)
+                found.append(_header(path, tags, stream.tell()))
         except InvalidDicomError:
             continue
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except _BROKEN as error:
             raise ScanError(
                 f"A DICOM header cannot be read ({type(error).__name__}). Copy the folder again."
             ) from error
@@ -122,28 +122,40 @@ def _headers(folder: Path, _changed_ns: int) -> tuple[_Header, ...]:
     return tuple(found)
 
 
-def _header(path: Path, tags: Dataset) -> _Header:
-    def floats(name: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in tags.get(name) or ())
+def _header(path: Path, tags: Dataset, pixels_at: int) -> _Header:
+    """What places a slice. Values are taken raw, since pydicom's own conversion costs more than reading them."""
 
-    def number(name: str) -> int | None:
-        value = tags.get(name)
-        return None if value in (None, "") else int(value)
+    def text(keyword: str) -> str:
+        element = tags.get_item(keyword)
+        value = b"" if element is None else element.value
+        return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else str(value or "")
+
+    def texts(keyword: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text(keyword).split("\\")) if text(keyword) else ()
+
+    def whole(keyword: str) -> int:
+        return int(tags.get(keyword) or 0)
 
     return _Header(
-        path,
-        str(tags.get("SeriesInstanceUID", "")),
-        number("SeriesNumber"),
-        number("InstanceNumber"),
-        str(tags.get("SOPInstanceUID", "")),
-        str(tags.get("FrameOfReferenceUID", "")),
-        str(tags.get("Modality", "")),
-        tuple(str(value) for value in tags.get("ImageType") or ()),
-        floats("ImagePositionPatient"),
-        floats("ImageOrientationPatient"),
-        floats("PixelSpacing"),
-        (number("Rows") or 0, number("Columns") or 0),
-        str(tags.get("PatientPosition", "")),
+        path=path,
+        uid=text("SeriesInstanceUID"),
+        series=int(text("SeriesNumber")) if text("SeriesNumber") else None,
+        image=int(text("InstanceNumber")) if text("InstanceNumber") else None,
+        sop=text("SOPInstanceUID"),
+        frame=text("FrameOfReferenceUID"),
+        modality=text("Modality"),
+        kind=texts("ImageType"),
+        position=tuple(map(float, texts("ImagePositionPatient"))),
+        orientation=tuple(map(float, texts("ImageOrientationPatient"))),
+        pixel_mm=tuple(map(float, texts("PixelSpacing"))),
+        size=(whole("Rows"), whole("Columns")),
+        patient_position=text("PatientPosition"),
+        slope=float(text("RescaleSlope") or 1),
+        intercept=float(text("RescaleIntercept") or 0),
+        syntax=str(tags.file_meta.get("TransferSyntaxUID", "")),
+        is_signed=whole("PixelRepresentation") == 1,
+        bits=(whole("BitsAllocated"), whole("BitsStored"), whole("SamplesPerPixel")),
+        pixels_at=pixels_at,
     )
 
 
@@ -184,7 +196,7 @@ def _place(group: list[_Header]) -> DicomSource:
     ordered = [group[index] for index in order]
     facts = {"reader": "dicom", "image_type": list(first.kind), "patient_position": first.patient_position}
     return DicomSource(
-        files=tuple(header.path for header in ordered),
+        files=tuple(ordered),
         affine=LPS_TO_RAS @ lps,
         shape_ijk=(first.size[1], first.size[0], len(ordered)),
         series=first.series,
@@ -244,18 +256,29 @@ def _numbered(ordered: list[_Header]) -> dict[int, SourceSlice]:
     }
 
 
-def _pixels(path: Path, number: int, count: int) -> tuple[np.ndarray, float, float]:
+def _pixels(header: _Header) -> tuple[np.ndarray, float, float]:
     """Stored values, slope and intercept of one file."""
-    try:
-        dataset = pydicom.dcmread(path)
-        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-        if dataset.file_meta.TransferSyntaxUID.is_compressed:
-            return _decoded(path), 1.0, 0.0
-        return dataset.pixel_array, slope, intercept
-    except (OSError, EOFError, ValueError, AttributeError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise ScanError(
-            f"Slice {number} of {count} is cut short or cannot be decoded ({type(error).__name__}). Copy it again."
-        ) from error
+    if header.syntax in _PLAIN and header.bits == (16, 16, 1):
+        return _plain(header), header.slope, header.intercept
+    if UID(header.syntax).is_compressed:
+        return _decoded(header.path), 1.0, 0.0
+    values = pydicom.dcmread(header.path).pixel_array
+    if values.shape != header.size:
+        raise ValueError(f"{values.shape} pixels instead of {header.size}")
+    return values, header.slope, header.intercept
+
+
+def _plain(header: _Header) -> np.ndarray:
+    """Uncompressed pixels, read where the header ended."""
+    count = header.size[0] * header.size[1]
+    with header.path.open("rb") as stream:
+        stream.seek(header.pixels_at)
+        element = stream.read(8 if header.syntax == _PLAIN[0] else 12)
+        length = int.from_bytes(element[-4:], "little")
+        if element[:4] != b"\xe0\x7f\x10\x00" or length not in (2 * count, 2 * count + 1):
+            raise ValueError(f"{length} bytes of pixels instead of {2 * count}")
+        values = np.fromfile(stream, "<i2" if header.is_signed else "<u2", count)
+    return values.reshape(header.size)
 
 
 def _decoded(path: Path) -> np.ndarray:
