@@ -73,14 +73,20 @@ def run_step(
     heads = heads or TinyHeads()
 
     def work(rank: int) -> Outcome:
-        return _on_rank(copy.deepcopy(objective), copy.deepcopy(heads), scans_of_ranks[rank], padded_bins, step, guard)
+        return run_rank(copy.deepcopy(objective), copy.deepcopy(heads), scans_of_ranks[rank], padded_bins, step, guard)
 
-    return _summed(simulate_ranks(len(scans_of_ranks), work) if len(scans_of_ranks) > 1 else [work(0)])
+    return sum_ranks(simulate_ranks(len(scans_of_ranks), work) if len(scans_of_ranks) > 1 else [work(0)])
 
 
-def _on_rank(
-    objective: Objective, heads: TinyHeads, scans: Sequence[TinyScan], padded_bins: int, step: int, guard: Guard | None
+def run_rank(
+    objective: Objective,
+    heads: TinyHeads,
+    scans: Sequence[TinyScan],
+    padded_bins: int = 0,
+    step: int = 0,
+    guard: Guard | None = None,
 ) -> Outcome:
+    """This rank's part of :func:`run_step`; the objective's and the heads' own gradients are added to."""
     batch = tiny_batch(scans)
     plain = tiny_encoded(scans, batch, heads, padded_bins=padded_bins)
     seen_batch = batch if guard is None else guard(plain, batch)[1]
@@ -168,7 +174,12 @@ def _by_text(strings: Sequence[str], text: Tensor) -> dict[str, Tensor]:
     return named
 
 
-def _summed(ranks: Sequence[Outcome]) -> Outcome:
+def sum_ranks(ranks: Sequence[Outcome]) -> Outcome:
+    """What the ranks gave, together.
+
+    Raises:
+        ContractError: If ranks return terms of different names.
+    """
     if len({tuple(outcome.totals) for outcome in ranks}) > 1:
         raise ContractError("schedule", "ranks return terms of different names.")
     gradients: dict[str, Tensor] = {}
