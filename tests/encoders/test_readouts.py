@@ -81,7 +81,9 @@ def test_depth_mixing_does_not_see_padding(dense, mixing):
     assert all(parameter.grad is not None for parameter in readout.parameters())
 
 
-def test_organ_rows_against_voxel_loops(dense):
+@pytest.mark.parametrize("dense_limit", [2**24, 0])
+def test_organ_rows_against_voxel_loops(dense, dense_limit, monkeypatch):
+    monkeypatch.setattr("ctgrounding.encoders.readouts.organ.DENSE_LIMIT", dense_limit)
     readout = OrganReadout(5, parts=("mean", "attention", "log_volume"), queries=2, min_voxels=2)
     torch.nn.init.normal_(readout.queries.queries)
     organs = labels()

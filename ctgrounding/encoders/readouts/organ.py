@@ -1,14 +1,14 @@
 """One vector a visible organ."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from ctgrounding.encoders.readouts.base import LearnedQueries, Readout, ReadoutContext, Rows, check_parts
-from ctgrounding.functional.pooling import pool_organs
+from ctgrounding.functional.pooling import DENSE_LIMIT, organ_weights, pool_organs
 from ctgrounding.types import DenseFeatures
 
 OrganPart = Literal["mean", "attention", "log_volume"]
@@ -46,7 +46,6 @@ class OrganReadout(Readout):
         widths = {"mean": channels, "attention": queries * channels, "log_volume": 1}
         super().__init__(sum(widths[part] for part in parts))
         self.parts = tuple(parts)
-        self.channels = channels
         self.min_voxels = min_voxels
         self.queries = LearnedQueries(channels, queries) if "attention" in parts else None
 
@@ -55,11 +54,13 @@ class OrganReadout(Readout):
         labels = context.organs
         if labels is None:
             labels = torch.zeros(len(dense.map), 1, 1, 1, dtype=torch.uint8, device=dense.map.device)
-        pooled, voxels = self._pool(dense, labels)
-        shown = pooled[..., -1] > 0
-        scan, label = ((voxels >= max(self.min_voxels, 1)) & shown).nonzero(as_tuple=True)
-        rows, seen = pooled[scan, label], voxels[scan, label].double()
-        found = self._split(rows)
+        with torch.autocast(dense.map.device.type, enabled=False):
+            pooled = self._pool(dense, labels)
+        shown = (pooled.voxels >= max(self.min_voxels, 1)) & (pooled.weights[:, 0] > 0)
+        scan, place = shown.nonzero(as_tuple=True)
+        label, seen = pooled.labels[place], pooled.voxels[scan, place].double()
+        means = pooled.sums[scan, :, place] / pooled.weights[scan, :, place, None]
+        found = {"mean": means[:, 0], "attention": means[:, 1:].flatten(1)}
         if "log_volume" in self.parts:
             found["log_volume"] = _log_ml(seen, context.spacing_mm[scan])
         whole = seen if context.organ_voxels is None else context.organ_voxels[scan, label].clamp(min=1)
@@ -70,40 +71,65 @@ class OrganReadout(Readout):
             organ_visible=(seen / whole).clamp(max=1).float(),
         )
 
-    def _pool(
-        self, dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"]
-    ) -> tuple[Float[Tensor, "b K F"], Float[Tensor, "b K"]]:
-        """Means over voxels of ``[weighted cells of each query, query weights, cells, 1]``, zero at cells not valid.
+    def _pool(self, dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"]) -> "_Pooled":
+        cells = dense.map.flatten(2).transpose(1, 2)
+        cells = cells.float() if cells.dtype in (torch.float16, torch.bfloat16) else cells
+        real = dense.valid.flatten(1).to(cells.dtype)
+        gains = self._gains(cells, real)
+        classes = int(labels.max()) + 1
+        if classes * cells.shape[1] > DENSE_LIMIT:
+            return _pool_by_voxels(dense, cells, gains, labels, classes)
+        counts = organ_weights(
+            labels, dense.cell_vox, dense.map.shape[2:], offset_vox=dense.offset_vox, classes=classes
+        )
+        voxels = counts.sum(-1)
+        present = voxels.any(0).nonzero()[:, 0]
+        weights = gains[:, :, None] * counts[:, present].to(cells.dtype)[:, None]
+        sums = torch.bmm(weights.flatten(1, 2), cells).view(*weights.shape[:3], cells.shape[2])
+        return _Pooled(sums, weights.sum(-1), voxels[:, present], present)
 
-        So a weighted mean is a quotient of two of them, on either path of the pooling.
-        """
-        grid = dense.map.shape[2:]
-        with torch.autocast(dense.map.device.type, enabled=False):
-            cells = dense.map.flatten(2).transpose(1, 2)
-            cells = cells.float() if cells.dtype in (torch.float16, torch.bfloat16) else cells
-            real = dense.valid.flatten(1)[..., None].to(cells.dtype)
-            stacked = [cells * real, real]
-            if self.queries is not None:
-                weights = self.queries(cells) * real
-                stacked = [(weights[..., None] * cells[:, :, None]).flatten(2), weights, *stacked]
-            pooled = pool_organs(
-                torch.cat(stacked, dim=-1).transpose(1, 2).view(len(cells), -1, *grid),
-                labels,
-                dense.cell_vox,
-                offset_vox=dense.offset_vox,
-                classes=int(labels.max()) + 1,
-            )
-        return pooled.features, pooled.voxels
+    def _gains(self, cells: Float[Tensor, "b n C"], real: Float[Tensor, "b n"]) -> Float[Tensor, "b G n"]:
+        """What a voxel of each cell counts: once for the mean, then for each query."""
+        if self.queries is None:
+            return real[:, None]
+        weights: Tensor = self.queries(cells)
+        return torch.cat([torch.ones_like(real)[:, None], weights.transpose(1, 2)], dim=1) * real[:, None]
 
-    def _split(self, rows: Float[Tensor, "O F"]) -> dict[str, Float[Tensor, "O P"]]:
-        channels = self.channels
-        found = {"mean": rows[:, -channels - 1 : -1] / rows[:, -1:]}
-        if self.queries is not None:
-            count = len(self.queries.queries)
-            sums = rows[:, : count * channels].view(-1, count, channels)
-            weights = rows[:, count * channels : count * (channels + 1), None]
-            found["attention"] = (sums / weights).flatten(1)
-        return found
+
+class _Pooled(NamedTuple):
+    """Sums over the voxels of each label, for the mean (first) and each query.
+
+    Attributes:
+        sums: Cells' features times what their voxels count.
+        weights: What the voxels count together.
+        voxels: Number of voxels, whether their cells are valid or not.
+        labels: Label ids of the ``K`` columns.
+    """
+
+    sums: Float[Tensor, "b G K C"]
+    weights: Float[Tensor, "b G K"]
+    voxels: Float[Tensor, "b K"]
+    labels: Int64[Tensor, "K"]
+
+
+def _pool_by_voxels(
+    dense: DenseFeatures, cells: Float[Tensor, "b n C"], gains: Float[Tensor, "b G n"], labels: Tensor, classes: int
+) -> _Pooled:
+    """The same for maps so fine that counts of every label in every cell would not fit."""
+    b, channels = len(cells), cells.shape[2]
+    gain = gains.transpose(1, 2)
+    stacked = torch.cat([(gain[..., None] * cells[:, :, None]).flatten(2), gain], dim=-1)
+    pooled = pool_organs(
+        stacked.transpose(1, 2).view(b, -1, *dense.map.shape[2:]),
+        labels,
+        dense.cell_vox,
+        offset_vox=dense.offset_vox,
+        classes=classes,
+        path="index",
+    )
+    sums, weights = pooled.features[..., : -gain.shape[2]], pooled.features[..., -gain.shape[2] :]
+    sums = sums.reshape(b, classes, -1, channels).transpose(1, 2)
+    return _Pooled(sums, weights.transpose(1, 2), pooled.voxels, torch.arange(classes, device=cells.device))
 
 
 def _log_ml(voxels: Float64[Tensor, "O"], spacing_mm: Float64[Tensor, "O 3"]) -> Float64[Tensor, "O 1"]:
