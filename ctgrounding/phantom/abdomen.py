@@ -6,8 +6,9 @@ import numpy as np
 
 from ctgrounding.phantom.anatomy import Anatomy
 from ctgrounding.phantom.body import WALL_MM, Traits, Trunk
+from ctgrounding.phantom.canvas import Part
 from ctgrounding.phantom.findings import Finding, Kind, Site, focal, focus, paired, side_of, swell, whole_organ, zone_in
-from ctgrounding.phantom.shapes import Box, Depth, Ellipsoid, Part
+from ctgrounding.phantom.shapes import Box, Depth, Ellipsoid
 
 Rng = np.random.Generator
 _LIVER = (Site("liver", (-32, 66)),)

@@ -143,10 +143,10 @@ def expose(
     clean_hu: Float[np.ndarray, "d h w"], acquisition: Acquisition, rng: np.random.Generator
 ) -> Int16[np.ndarray, "d h w"]:
     """Add noise, limit to the scanner's range and pad outside the circular field of view."""
-    noisy = rng.standard_normal(clean_hu.shape, np.float32)
-    noisy *= np.float32(acquisition.noise_hu)
-    noisy += clean_hu
-    image: Int16[np.ndarray, "d h w"] = np.clip(noisy, -1024, 3071, out=noisy).round().astype(np.int16)
+    image: Int16[np.ndarray, "d h w"] = np.empty(clean_hu.shape, np.int16)
+    for clean_slice, image_slice in zip(clean_hu, image, strict=True):
+        noisy = rng.standard_normal(clean_slice.shape, np.float32) * np.float32(acquisition.noise_hu) + clean_slice
+        image_slice[...] = np.rint(np.minimum(np.maximum(noisy, -1024), 3071))
     if acquisition.storage.padding_hu is not None:
         image[:, ~field_of_view(acquisition.shape)] = acquisition.storage.padding_hu
     return image

@@ -10,16 +10,14 @@ import numpy as np
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk, table
-from ctgrounding.phantom.shapes import Canvas, Cut, Ellipsoid, Part, Point, Shape, tube
+from ctgrounding.phantom.canvas import Canvas, Part
+from ctgrounding.phantom.shapes import Block, Cut, Ellipsoid, Plane, Point, Shape, tube
 
 LAYERS = ("trunk", "cavity", "muscle", "abdomen", "lung", "pericardium", "mediastinum", "skeleton", "lesion")
 """Order of painting: what comes later lies over what comes before."""
 
 FISSURE: Point = (0.0, 0.70, 0.714)
 """Normal of the oblique fissure, pointing out of the lower lobe."""
-
-FISSURE_OVERLAP_MM = 4.0
-"""How far a lobe reaches under the next one painted, so that no gap of fat shows between them."""
 
 LOBES: dict[str, tuple[str, ...]] = {
     "right": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
@@ -144,22 +142,28 @@ def _add_lungs(anatomy: Anatomy) -> None:
     """Five lobes: oblique fissures from high behind to low in front, on the right a horizontal one too."""
     traits = anatomy.traits
     level = traits.scale[2] * 152
-    fissures = {side: FISSURE[2] * traits.scale[2] * z for side, z in traits.fissure_mm.items()}
-    below = {side: (FISSURE, offset + FISSURE_OVERLAP_MM) for side, offset in fissures.items()}
-    above = {side: ((0.0, -FISSURE[1], -FISSURE[2]), -offset) for side, offset in fissures.items()}
-    lobes = {
-        "lung_lower_lobe_right": ("right", (below["right"],)),
-        "lung_middle_lobe_right": ("right", (above["right"], ((0.0, 0.0, 1.0), level + FISSURE_OVERLAP_MM))),
-        "lung_upper_lobe_right": ("right", (above["right"], ((0.0, 0.0, -1.0), -level))),
-        "lung_lower_lobe_left": ("left", (below["left"],)),
-        "lung_upper_lobe_left": ("left", (above["left"],)),
-    }
-    for organ, (side, planes) in lobes.items():
-        shape = Cut(Lung(traits, "right" if side == "right" else "left"), planes)
-        hilum = traits.at(30 if side == "right" else -30, -14, 155)
-        texture = LungTexture(traits.hu.get(organ, traits.hu["lung"]), hilum, traits.phases["heart"])
-        anatomy.layers["lung"].append(Part(shape, texture, organ))
-        anatomy.organs[organ] = [shape]
+    for side, z in traits.fissure_mm.items():
+        oblique = FISSURE[2] * traits.scale[2] * z
+        below, above = (FISSURE, oblique), ((0.0, -FISSURE[1], -FISSURE[2]), -oblique)
+        beneath, over = ((0.0, 0.0, 1.0), level), ((0.0, 0.0, -1.0), -level)
+        lobes: dict[str, tuple[Plane, ...]] = {"lower": (below,)}
+        lobes |= {"middle": (above, beneath), "upper": (above, over)} if side == "right" else {"upper": (above,)}
+        _add_lung(anatomy, Lung(traits, "right" if side == "right" else "left"), lobes)
+
+
+def _add_lung(anatomy: Anatomy, lung: Lung, lobes: dict[str, tuple[Plane, ...]]) -> None:
+    """Paint a lung once, with the HU of each lobe, then hand out the labels."""
+    traits = anatomy.traits
+    names = {lobe: f"lung_{lobe}_lobe_{lung.side}" for lobe in lobes}
+    hilum = traits.at(30 if lung.side == "right" else -30, -14, 155)
+    lobe_hu = tuple((planes, traits.hu.get(names[lobe], traits.hu["lung"])) for lobe, planes in lobes.items())
+    texture = LungTexture(lobe_hu, hilum, traits.phases["heart"])
+    anatomy.layers["lung"].append(Part(lung, texture, names["upper"]))
+    for lobe, planes in lobes.items():
+        anatomy.organs[names[lobe]] = [Cut(lung, planes)]
+        if lobe != "upper":
+            region = Cut(Block(*lung.box_mm()), planes)
+            anatomy.layers["lung"].append(Part(region, None, names[lobe], (names["upper"],)))
 
 
 def _add_heart(anatomy: Anatomy) -> None:

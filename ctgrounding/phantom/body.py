@@ -5,11 +5,12 @@ of the trunk, z = 0 the disc between T12 and L1. Numbers are round figures for d
 """
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal
 
 import numpy as np
 
-from ctgrounding.phantom.shapes import Box, Cut, Depth, Ellipsoid, Point
+from ctgrounding.phantom.shapes import Block, Box, Depth, Ellipsoid, Plane, Point, behind_mm
 
 Sex = Literal["female", "male"]
 Phase = Literal["none", "arterial", "portal"]
@@ -156,8 +157,9 @@ class Trunk:
     inset_mm: float = 0.0
 
     def box_mm(self) -> Box:
-        """A box that holds every scan."""
-        return (-500.0, -500.0, -900.0), (500.0, 500.0, 900.0)
+        """Lowest and highest corner of a box that holds the trunk; it has no end upward and downward."""
+        x, y = (_OUTLINE_MM[:, axis].max() * self.traits.scale[axis - 1] + self.traits.fat_mm for axis in (1, 2))
+        return (-float(x), -float(y), -2000.0), (float(x), float(y), 2000.0)
 
     def depth_mm(self, x: Depth, y: Depth, z: Depth) -> Depth:
         """Distance below the surface; right near the skin, an underestimate in the middle."""
@@ -230,12 +232,12 @@ class LungTexture:
     """HU of aerated lung: vessels run outward from the hilum, where two fans of wavy sheets cross.
 
     Attributes:
-        hu: HU between the vessels.
+        lobe_hu: Planes that bound a lobe, and the HU between its vessels.
         hilum_mm: Where the vessels start.
         phase: Where the fans start, in radians.
     """
 
-    hu: float
+    lobe_hu: tuple[tuple[tuple[Plane, ...], float], ...]
     hilum_mm: Point
     phase: float
 
@@ -247,12 +249,19 @@ class LungTexture:
         one = np.sin(np.float32(8) * dy / distance + bend + np.float32(self.phase))
         two = np.sin(np.float32(8) * dz / distance - bend + np.float32(2 * self.phase))
         apart = (one * one + two * two) * (distance / np.float32(24)) ** 2
-        hu: Depth = np.float32(self.hu) + np.float32(0.85 * (60 - self.hu)) * np.exp(-apart) * (distance < 105)
+        air = self._between_vessels(x, y, z)
+        hu: Depth = air + (np.float32(50) - np.float32(0.85) * air) * np.exp(-apart) * (distance < 105)
+        return hu
+
+    def _between_vessels(self, x: Depth, y: Depth, z: Depth) -> Depth:
+        hu: Depth = np.zeros((1, 1, 1), np.float32)
+        for planes, lobe_hu in self.lobe_hu:
+            inside = reduce(np.minimum, [behind_mm(plane, x, y, z) for plane in planes]) >= 0
+            hu = np.where(inside, np.float32(lobe_hu), hu)
         return hu
 
 
-def table(traits: Traits) -> Cut:
+def table(traits: Traits) -> Block:
     """The table top under the patient's back."""
     back = float(_OUTLINE_MM[:, 2].max() * traits.scale[1] + traits.fat_mm)
-    top = Ellipsoid((0.0, -back + 22.0, 0.0), (260.0, 42.0, 5000.0))
-    return Cut(top, (((0.0, 1.0, 0.0), -back - 4.0),))
+    return Block((-210.0, -back - 22.0, -2000.0), (210.0, -back - 4.0, 2000.0))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ctgrounding.phantom.anatomy import LOBES, Anatomy
 from ctgrounding.phantom.body import Lung, Traits
+from ctgrounding.phantom.canvas import Part
 from ctgrounding.phantom.findings import (
     Finding,
     Kind,
@@ -19,7 +20,7 @@ from ctgrounding.phantom.findings import (
     whole_organ,
     zone_in,
 )
-from ctgrounding.phantom.shapes import Capsule, Cut, Ellipsoid, Part
+from ctgrounding.phantom.shapes import Capsule, Cut, Ellipsoid
 from ctgrounding.phantom.skeleton import LABELLED_LEVELS, vertebra
 
 Rng = np.random.Generator

@@ -7,7 +7,8 @@ import numpy as np
 
 from ctgrounding.phantom.anatomy import Anatomy
 from ctgrounding.phantom.body import Sex, Traits
-from ctgrounding.phantom.shapes import Cut, Ellipsoid, Part, Point, Shape
+from ctgrounding.phantom.canvas import Part
+from ctgrounding.phantom.shapes import Cut, Ellipsoid, Point, Shape
 
 SMALL_MM = 20.0
 """Kinds whose lesions all stay below this are the small ones."""

@@ -10,11 +10,12 @@ from ctgrounding.phantom import anatomy as anatomies
 from ctgrounding.phantom.acquisition import Acquisition, acquire, expose, reconstruct_again
 from ctgrounding.phantom.anatomy import Anatomy
 from ctgrounding.phantom.body import draw_traits
+from ctgrounding.phantom.canvas import Canvas
 from ctgrounding.phantom.chance import keyed
 from ctgrounding.phantom.findings import Finding
 from ctgrounding.phantom.kinds import KIND_TABLE, KINDS, Plan, plan_patient
 from ctgrounding.phantom.report import Report, Wording, write_report
-from ctgrounding.phantom.shapes import Canvas, Point
+from ctgrounding.phantom.shapes import Point
 
 SECOND_RECONSTRUCTION = 0.12
 """Share of studies with two reconstructions."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctgrounding.phantom.anatomy import Anatomy
-from ctgrounding.phantom.shapes import Box, Capsule, Cut, Depth, Ellipsoid, Part, Point, Shape, tube
+from ctgrounding.phantom.canvas import Part
+from ctgrounding.phantom.shapes import Box, Capsule, Cut, Depth, Ellipsoid, Point, Shape, tube
 
 # level: height of its middle, y of its middle, half height, half width, half depth
 _SPINE_MM: dict[str, tuple[float, float, float, float, float]] = {
@@ -128,9 +129,9 @@ def vertebra(anatomy: Anatomy, level: str) -> VertebralBody:
 
 def _add_spine(anatomy: Anatomy) -> None:
     traits = anatomy.traits
-    column = [traits.at(0, y, z) for z, y, *_ in _SPINE_MM.values()]
-    discs = [_SPINE_MM[level][3] * 0.8 for level in _SPINE_MM]
-    anatomy.add("skeleton", tube(column, discs), 75.0, "")
+    every_other = list(_SPINE_MM.values())[::2]
+    discs = tube([traits.at(0, y, z) for z, y, *_ in every_other], [0.8 * width for *_, width, _ in every_other])
+    anatomy.add("skeleton", discs, 75.0, "")
     for level, (z, y, half_height, _, half_depth) in _SPINE_MM.items():
         organ = f"vertebrae_{level}" if level in LABELLED_LEVELS else ""
         is_collapsed = level in traits.fractured
@@ -143,7 +144,7 @@ def _add_spine(anatomy: Anatomy) -> None:
             anatomy.layers["skeleton"].append(Part(shape, texture, organ))
             if organ:
                 anatomy.organs.setdefault(organ, []).append(shape)
-    canal = [traits.at(0, y - depth - 8, z) for z, y, _, _, depth in _SPINE_MM.values()][3:]
+    canal = [traits.at(0, y - depth - 8, z) for z, y, _, _, depth in every_other[1:]]
     anatomy.add("skeleton", tube(canal, [8.0] * len(canal)), 25.0, "spinal_cord")
 
 

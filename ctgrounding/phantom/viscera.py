@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctgrounding.phantom.anatomy import Anatomy
-from ctgrounding.phantom.shapes import Box, Capsule, Cut, Depth, Ellipsoid, Part, Point, Shape
+from ctgrounding.phantom.canvas import Part
+from ctgrounding.phantom.shapes import Box, Capsule, Cut, Depth, Ellipsoid, Point, Shape
 
 GAS_HU = -950.0
 
