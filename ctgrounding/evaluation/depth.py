@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ctgrounding import label_sets
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.examples import Examples, coronal_of, packed_image
 from ctgrounding.evaluation.rows import Rows, Table
 from ctgrounding.evaluation.snippets import BatchSnippets, extent_mm
@@ -217,6 +218,9 @@ class SnippetDepth(Evaluator):
             "fraction": np.round(_fraction(table), 4).tolist(),
             "strata": self._strata(table, errors),
             "examples": examples,
+            "cases": [
+                mean_cases("snippet_localization/mae_mm", table, [""], errors["model"][:, None], lower_is_better=True)
+            ],
         }
 
     def _errors(self, table: Table) -> dict[str, Float64[np.ndarray, "R"]]:

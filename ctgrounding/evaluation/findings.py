@@ -12,6 +12,7 @@ from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
 from ctgrounding.errors import BatchError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.prompts import Ensembles, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.functional.auroc import auroc, average_precision, precision_recall_curve, roc_curve
@@ -167,7 +168,28 @@ class ZeroShotFindings(Evaluator):
                 "intervals": self.resampling.described(),
             },
             "classes": self._class_rows(table) if len(table) else [],
+            "cases": self._comparable(table) if len(table) else [],
         }
+
+    def _comparable(self, table: Table) -> list[dict[str, Any]]:
+        """Scores and labels of the findings that count, for comparison with another run."""
+        labels, scores = self._cases(table)
+        counted = self._counted(labels["main"])
+        names = [question.name for question, counts in zip(self.questions, counted, strict=True) if counts]
+        return [
+            Cases(
+                f"findings/{name}",
+                "auroc",
+                False,
+                table.keys,
+                table.array("patient"),
+                names,
+                scores[key][:, counted].astype(np.float64),
+                labels[key][:, counted],
+            ).to_json()
+            for name, key in (("auroc", "main"), ("global_auroc", "global"))
+            if counted.any()
+        ]
 
     def _class_rows(self, table: Table) -> list[dict[str, Any]]:
         labels, scores = self._cases(table)

@@ -10,6 +10,7 @@ import torch
 from ctgrounding import label_sets
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.prompts import Ensembles, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.functional.bootstrap import weighted_means
@@ -118,7 +119,12 @@ class OrganRecognition(Evaluator):
                 "intervals": self.resampling.described(),
             },
             "classes": self._class_rows(table) if len(table) else [],
+            "cases": self._cases(table) if len(table) else [],
         }
+
+    def _cases(self, table: Table) -> list[dict[str, Any]]:
+        hits = self._ranked(table)[1].hits(1).numpy()[:, None]
+        return [mean_cases("organ_recognition/top1", table, [""], hits)]
 
     def _class_rows(self, table: Table) -> list[dict[str, Any]]:
         candidates, ranks = self._ranked(table)

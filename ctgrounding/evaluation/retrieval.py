@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
+from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.functional.ranks import Ranks, TieRule, retrieval_ranks, top_candidates
@@ -129,6 +130,16 @@ class ReportRetrieval(Evaluator):
                 if ranks is not None
             },
             "examples": self._examples(),
+            "cases": [
+                mean_cases(
+                    f"{direction}/recall",
+                    table,
+                    [f"r_at_{k}" for k in self.k if k <= pool],
+                    torch.stack([ranks.hits(k) for k in self.k if k <= pool], dim=1).numpy(),
+                )
+                for direction, (table, ranks, pool) in self._directions().items()
+                if ranks is not None and min(self.k) <= pool
+            ],
         }
 
     def _directions(self) -> dict[str, tuple[Table, Ranks | None, int]]:
