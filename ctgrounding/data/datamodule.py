@@ -77,6 +77,11 @@ class ShardDataModule(LightningDataModule):
 
     Raises:
         ConfigError: If an argument is out of range.
+
+    Examples:
+        >>> data = ShardDataModule("shards/", batch_size=64, micro_batch_size=8, crop=Crop((96, 192, 192)))
+        >>> data.state_dict()
+        {'epoch': 0, 'steps': 0}
     """
 
     def __init__(

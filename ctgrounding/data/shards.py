@@ -16,13 +16,13 @@ reads and checks only the chunks that it touches. The same input gives the same 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import h5py
 import hdf5plugin
@@ -32,61 +32,27 @@ from jaxtyping import Int16, UInt8
 
 from ctgrounding.data.handles import Handles
 from ctgrounding.data.records import ScanRecord
+from ctgrounding.data.shard_format import (
+    CHUNK,
+    FORMAT,
+    FORMAT_VERSION,
+    HU_RANGE,
+    SUFFIX,
+    Codec,
+    Triple,
+    Voxels,
+    as_json,
+    box_slices,
+    check_hashes,
+    find_shards,
+    sha256,
+)
 from ctgrounding.errors import ShardError
 
-Codec = Literal["zstd", "lz4", "none"]
-Triple = tuple[int, int, int]
-Voxels = npt.NDArray[np.int16] | npt.NDArray[np.uint8]
-
-FORMAT = "ctgrounding.shard"
-FORMAT_VERSION = 1
-CHUNK: Triple = (32, 64, 64)
-HU_RANGE = (-1024, 3071)
-SUFFIX = ".h5"
+__all__ = ["CHUNK", "Codec", "HU_RANGE", "Shard", "ShardWriter", "check_hashes", "find_shards"]
 
 _ATTRIBUTES = ("orientation", "axes", "value_rule", "codec", "dataset", "content_sha256")
 _LAYOUT = ("v110", "v110")  # pinned: a newer HDF5 writes the same bytes, and attributes may pass 64 KiB
-
-
-def find_shards(paths: Sequence[str | Path]) -> list[Path]:
-    """All shards named by files or folders, each once, in order of name within a folder.
-
-    Args:
-        paths: Shard files, or folders that hold some.
-
-    Raises:
-        ShardError: If a path does not exist, or a folder holds no shard.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise ShardError(f"There is no shard or folder at {path}. Check the path, or run ctgrounding ingest first.")
-        shards = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
-        if not shards:
-            raise ShardError(f"Folder {path} holds no shard (*{SUFFIX}). Run ctgrounding ingest with --output {path}.")
-        found.update(dict.fromkeys(shard.resolve() for shard in shards))
-    return list(found)
-
-
-def check_hashes(
-    record: ScanRecord, image_hu: Int16[np.ndarray, "D H W"], organs: UInt8[np.ndarray, "D H W"] | None, path: Path
-) -> None:
-    """Compare a whole scan with the hashes of its record.
-
-    Args:
-        record: The scan's record.
-        image_hu: Its voxels as read.
-        organs: Its label map; None where it has none or none was read.
-        path: Where it was read, for the message.
-
-    Raises:
-        ShardError: If image or label map differ; names the scan.
-    """
-    if _sha256(image_hu) != record.sha256 or (organs is not None and _sha256(organs) != record.organs_sha256):
-        raise ShardError(
-            f"Scan {record.scan_id} in {path} differs from its hash. The file was changed or damaged: "
-            "copy it again or ingest it again."
-        )
 
 
 class ShardWriter:
@@ -186,13 +152,13 @@ class ShardWriter:
         group = self._open_file().create_group(self._claim_place())
         self._places.append(self._next_place - 1)
         _write_array(group, "image", image_hu, self._codec)
-        filled = replace(record, sha256=_sha256(image_hu))
+        filled = replace(record, sha256=sha256(image_hu))
         if organs is not None:
             _write_array(group, "organs", organs, self._codec)
             counts = np.bincount(organs.ravel(), minlength=256)
             voxels = {name: int(counts[label]) for label, name in self._classes.items() if counts[label]}
-            filled = replace(filled, organs_sha256=_sha256(organs), organ_voxels=voxels)
-        described = _as_json(filled.to_json())
+            filled = replace(filled, organs_sha256=sha256(organs), organ_voxels=voxels)
+        described = as_json(filled.to_json())
         group.attrs["record"] = np.bytes_(described)
         self._content.update(described)
 
@@ -376,7 +342,7 @@ class Shard:
                 if name not in group:
                     return None
                 stored = group[name]
-                box = _box(stored.shape, start, shape, f"row {row} of {self.path}")
+                box = box_slices(stored.shape, start, shape, f"row {row} of {self.path}")
                 voxels: Voxels = np.empty([side.stop - side.start for side in box], stored.dtype)
                 stored.read_direct(voxels, source_sel=box)
             except (OSError, KeyError, RuntimeError) as error:
@@ -430,22 +396,6 @@ def _root_attributes(file: h5py.File) -> dict[str, Any]:
 
 def _group_name(place: int) -> str:
     return f"scans/{place:05d}"
-
-
-def _as_json(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sha256(voxels: Voxels) -> str:
-    little_endian = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<"))
-    return hashlib.sha256(little_endian.data).hexdigest()
-
-
-def _box(full: Sequence[int], start: Triple, shape: Triple | None, where: str) -> tuple[slice, ...]:
-    extent = shape if shape is not None else tuple(side - first for side, first in zip(full, start, strict=True))
-    if any(s < 0 or n < 1 or s + n > side for s, n, side in zip(start, extent, full, strict=True)):
-        raise ShardError(f"A box of {tuple(extent)} voxels at {start} leaves {where}, which has {tuple(full)} voxels.")
-    return tuple(slice(s, s + n) for s, n in zip(start, extent, strict=True))
 
 
 def _write_array(group: h5py.Group, name: str, voxels: Voxels, codec: Codec) -> None:
