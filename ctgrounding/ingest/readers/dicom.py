@@ -26,6 +26,29 @@ GAP_TOLERANCE = 0.05
 ROUNDING_MM = 0.05
 """What positions written with few decimals may be off by."""
 
+_DESCRIPTIONS = frozenset(
+    [
+        "ORIGINAL",
+        "DERIVED",
+        "PRIMARY",
+        "SECONDARY",
+        "AXIAL",
+        "HELIX",
+        "VOLUME",
+        "REFORMATTED",
+        "MPR",
+        "HFS",
+        "HFP",
+        "HFDL",
+        "HFDR",
+        "FFS",
+        "FFP",
+        "FFDL",
+        "FFDR",
+    ]
+)
+"""Header words that verdicts keep; anything else might identify."""
+
 _BROKEN = (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, NotImplementedError)
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Transfer syntaxes whose pixels lie in the file as little-endian numbers."""
@@ -194,7 +217,8 @@ def _place(group: list[_Header]) -> DicomSource:
     lps[:3, 2] = step
     lps[:3, 3] = placed[0]
     ordered = [group[index] for index in order]
-    facts = {"reader": "dicom", "image_type": list(first.kind), "patient_position": first.patient_position}
+    kept = [*first.kind, first.patient_position]
+    facts = {"reader": "dicom", "described_as": [word for word in kept if word in _DESCRIPTIONS]}
     return DicomSource(
         files=tuple(ordered),
         affine=LPS_TO_RAS @ lps,
