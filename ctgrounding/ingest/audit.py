@@ -15,6 +15,7 @@ from jaxtyping import Float32, Shaped
 from ctgrounding.errors import ScanError
 from ctgrounding.geometry import orientation, slice_axis, tilt_deg
 from ctgrounding.ingest.readers import Source, Stored
+from ctgrounding.ingest.resample import HU_RANGE
 
 AIR_HU = (-1100.0, -880.0)
 """Where air lies on any scanner, table and bowel gas included."""
@@ -132,13 +133,21 @@ def judge(source: Source, stored: Stored, hu: str = "auto") -> Verdict:
 
 
 def to_hu(values: Shaped[np.ndarray, "k j i"], rule: HuRule) -> Shaped[np.ndarray, "k j i"]:
-    """Values in HU: whole numbers stay whole where the rule only shifts them, else float32."""
-    whole = np.issubdtype(values.dtype, np.integer) and rule.slope == 1 and rule.intercept == int(rule.intercept)
-    if not whole:
-        return values.astype(np.float32) * np.float32(rule.slope) + np.float32(rule.intercept)
-    if rule.intercept == 0:
-        return values
-    return values.astype(np.int32) + np.int32(rule.intercept)
+    """Values in HU, clipped to [-1024, 3071]: int16 where the rule only shifts whole numbers, else float32."""
+    low, high = HU_RANGE
+    offset = int(rule.intercept) if rule.intercept == int(rule.intercept) else None
+    if offset is None or rule.slope != 1 or not np.issubdtype(values.dtype, np.integer):
+        scaled = values.astype(np.float32) * np.float32(rule.slope)
+        scaled += np.float32(rule.intercept)
+        np.clip(scaled, low, high, out=scaled)
+        return scaled
+    limits, narrow = np.iinfo(values.dtype), np.iinfo(np.int16)
+    first, last = low - offset, high - offset
+    if first < narrow.min or last > narrow.max or first > limits.max or last < limits.min:
+        return np.clip(values.astype(np.int64) + offset, low, high).astype(np.int16)
+    clipped: np.ndarray = np.clip(values, max(first, limits.min), min(last, limits.max)).astype(np.int16)
+    clipped += np.int16(offset)
+    return clipped
 
 
 def _sample(values: Shaped[np.ndarray, "k j i"]) -> Float32[np.ndarray, "n"]:

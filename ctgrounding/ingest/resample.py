@@ -27,7 +27,8 @@ def resample_image(hu: Shaped[np.ndarray, "k j i"], affine: Affine, grid: Grid) 
         affine: Source affine.
         grid: Where to.
     """
-    clipped = np.clip(hu, *HU_RANGE)
+    is_within = HU_RANGE[0] <= hu.min() and hu.max() <= HU_RANGE[1]
+    clipped = hu if is_within else np.clip(hu, *HU_RANGE)
     if _is_same(affine, hu.shape, grid):
         values: Float32[np.ndarray, "D H W"] = clipped.astype(np.float32)
     else:

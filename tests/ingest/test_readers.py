@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from ctgrounding.errors import ScanError
 from ctgrounding.ingest import read_scan
@@ -183,3 +184,20 @@ def test_a_slice_without_pixels_of_its_own_size_is_refused(hospital, tmp_path):
     tags.save_as(path)
     with pytest.raises(ScanError, match="differ in orientation, pixel spacing or size"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha", "ct.mhd"])
+def test_nrrd_and_metaimage_equal_the_nifti_of_the_same_voxels(hospital, tmp_path, name):
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = 20.0, 30.0, 100.0
+    path = hospital["nifti"](tmp_path / "ct.nii.gz", hospital["body"]((20, 24, 6)), affine)
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / name))
+    expected, found = read_scan(path, SPACING), read_scan(tmp_path / name, SPACING)
+    np.testing.assert_array_equal(found.image_hu, expected.image_hu)
+    np.testing.assert_allclose(found.grid.origin_mm, expected.grid.origin_mm, atol=1e-4)
+
+
+def test_broken_nrrd_is_named(hospital, tmp_path):
+    (tmp_path / "ct.nrrd").write_bytes(b"NRRD0004\nnonsense")
+    with pytest.raises(ScanError, match="header cannot be read"):
+        open_source(tmp_path / "ct.nrrd")

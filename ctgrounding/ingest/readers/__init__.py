@@ -9,11 +9,11 @@ __all__ = ["Source", "SourceSlice", "Stored", "open_source"]
 
 
 def open_source(path: Path, series: int | None = None) -> Source:
-    """Open a NIfTI file or a DICOM folder, headers only.
+    """Open a NIfTI, NRRD or MetaImage file or a DICOM folder, headers only.
 
     Args:
         path: File or folder.
-        series: Which series of a DICOM folder; for NIfTI the number that reports cite it by.
+        series: Which series of a DICOM folder; for a file the number that reports cite it by.
 
     Raises:
         ScanError: If there is nothing at ``path``, or nothing that can be read as a scan. The message names
@@ -35,4 +35,11 @@ def open_source(path: Path, series: int | None = None) -> Source:
         from ctgrounding.ingest.readers.nifti import open_nifti
 
         return open_nifti(path, series)
-    raise ScanError("The file is of no known kind. NIfTI files (.nii, .nii.gz) and DICOM folders can be read.")
+    if path.suffix.lower() in (".nrrd", ".mha", ".mhd"):
+        from ctgrounding.ingest.readers.itk import open_itk
+
+        return open_itk(path, series)
+    raise ScanError(
+        "The file is of no known kind. NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MetaImage (.mha, .mhd) files and "
+        "DICOM folders can be read."
+    )
