@@ -37,6 +37,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 
 def write_patients(
+    *,
     output: Path,
     patients: int = 300,
     format: Format = "mixed",  # noqa: A002  (the name of the option)
@@ -66,7 +67,7 @@ def write_patients(
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_patients(Path(folder), patients=1, voxel_mm=16.0, workers=1)
+        ...     write_patients(output=Path(folder), patients=1, voxel_mm=16.0, workers=1)
         ...     (Path(folder) / "scans.csv").is_file()
         True
     """

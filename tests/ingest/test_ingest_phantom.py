@@ -12,7 +12,7 @@ from ctgrounding.phantom import write_patients
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantom")
-    write_patients(root / "files", patients=10, format="mixed", seed=5, voxel_mm=7.0, workers=1)
+    write_patients(output=root / "files", patients=10, format="mixed", seed=5, voxel_mm=7.0, workers=1)
     summary = ingest(card="phantom", root=root / "files", output=root / "shards", spacing_mm=(6.0, 8.0, 8.0), workers=1)
     records = {record.scan_id: record for path in find_shards([root / "shards"]) for record in Shard(path).records}
     truth = [json.loads(line) for line in (root / "files" / "truth.jsonl").read_text().splitlines()]
