@@ -18,12 +18,21 @@ from ctgrounding.testing.encoders import check_image_encoder
     [
         (lambda: PatchConv(patch=(2, 4, 4), width=32, heads=4), (5, 4, 4)),
         (lambda: PatchConv(patch=(3, 4, 2), width=24, heads=4, context_depth=0, convolutions=1), (5, 5, 5)),
+        (lambda: PatchConv(patch=(2, 4, 4), width=24, heads=4, passes=2), (5, 4, 4)),
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=2, heads=4), (5, 4, 4)),
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=3, heads=4, attention="slice_scan", layer_scale=0.1), (5, 4, 4)),
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=2, heads=4, checkpoint_every=1), (4, 4, 4)),
         (lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="instance"), (12, 12, 12)),
     ],
-    ids=["patch_conv", "patch_conv_local", "vit_full", "vit_slice_scan", "vit_checkpointed", "segresnet_instance"],
+    ids=[
+        "patch_conv",
+        "patch_conv_local",
+        "patch_conv_passes",
+        "vit_full",
+        "vit_slice_scan",
+        "vit_checkpointed",
+        "segresnet_instance",
+    ],
 )
 def test_built_in_encoders_keep_the_contract(make, cells):
     check_image_encoder(make, cells)

@@ -75,14 +75,13 @@ class SegResNetEncoder(ImageEncoder):
         grid = self.grid(image_hu.shape[1:])
         volume = outside_to_air(image_hu, valid_box)
         cells: Tensor | None = None
-        for scans, low, high in groups(valid_box, (self.stride,) * 3):
-            (d, h, w), (depth, row, column) = low, high
-            found = self._encode(volume[scans, d:depth, h:row, w:column])
+        for group in groups(valid_box, (self.stride,) * 3):
+            found = self._encode(volume[group.scans][group.window])
             if cells is None:
                 cells = found.new_zeros(len(volume), *grid, self.width)
-            d, h, w = (start // self.stride for start in low)
-            depth, row, column = (start + size for start, size in zip((d, h, w), found.shape[1:4], strict=True))
-            cells[scans, d:depth, h:row, w:column] = found
+            d, h, w = (start // self.stride for start in group.low)
+            depth, row, column = found.shape[1:4]
+            cells[group.scans, d : d + depth, h : h + row, w : w + column] = found
         if cells is None:
             raise BatchError("A micro-batch without scans has no features; leave it out.")
         return self.features(cells.permute(0, 4, 1, 2, 3), self.valid_cells(valid_box, grid))
