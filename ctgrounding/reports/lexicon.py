@@ -6,7 +6,7 @@ longest first over the words so found.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -86,7 +86,12 @@ def fold(word: str) -> str:
 
 def tokens_of(text: str) -> list[Token]:
     """Words, numbers and signs of a text; hyphens part words and are dropped."""
-    return [Token(match[0].lower().translate(_FOLD), match.start(), match.end()) for match in _TOKEN.finditer(text)]
+    low = text.lower()
+    if len(low) != len(text):
+        low = "".join(char if len(char.lower()) > 1 else char.lower() for char in text)
+    if low.isascii():
+        return [Token(match[0], *match.span()) for match in _TOKEN.finditer(low)]
+    return [Token(match[0].translate(_FOLD), *match.span()) for match in _TOKEN.finditer(low)]
 
 
 class Lexicon:
@@ -108,6 +113,7 @@ class Lexicon:
         self._slips: dict[str, set[str]] = {}
         self._seen: dict[str, tuple[str, ...]] = {}
         self._compounds: dict[str, tuple[Concept, ...]] = {}
+        self._openings: dict[str, _Opening] = {}
 
     def add(self, kind: str, entry: Any, phrases: Iterable[str], tails: Iterable[str] = ()) -> None:
         """Enter phrases that mean one thing; the first to claim a phrase keeps it."""
@@ -205,37 +211,72 @@ class Lexicon:
                 return concept
         return None
 
-    def mentions(self, tokens: list[Token]) -> list[Mention]:
+    def mentions(self, tokens: Sequence[Token]) -> list[Mention]:
         """Concepts of a sentence in order, none overlapping but the two of a compound."""
         found: list[Mention] = []
-        forms = [self.base(token.word) for token in tokens]
-        at = 0
-        while at < len(tokens):
-            width, concept = self._longest(forms, at)
-            if concept is not None:
-                found.append(Mention(*concept, at, at + width))
-                at += width
+        words = [token.word for token in tokens]
+        openings = self._openings
+        end = 0
+        for at, word in enumerate(words):
+            opening = openings.get(word)
+            if opening is None:
+                opening = self._open(word)
+            if at < end or opening is _NOTHING:
                 continue
-            if len(tokens[at].word) > 6:
-                found += [Mention(*part, at, at + 1) for part in self._compound(tokens[at].word)]
-            at += 1
+            concept, end = self._longest(opening, words, at)
+            if concept is not None:
+                found.append(Mention(concept.kind, concept.entry, concept.phrase, at, end))
+            else:
+                end = at + 1
+                found += [Mention(part.kind, part.entry, part.phrase, at, end) for part in opening.parts]
         return found
 
-    def _longest(self, forms: list[tuple[str, ...]], at: int) -> tuple[int, Concept | None]:
-        best: tuple[int, Concept | None] = (0, None)
-        for first in forms[at]:
-            for words, concept in self._phrases.get(first, ()):
-                width = len(words)
-                if width <= best[0]:
-                    break
-                if width == 1 or (at + width <= len(forms) and _fits(words, forms, at)):
-                    best = width, concept
-                    break
-        return best
+    def _longest(self, opening: "_Opening", words: Sequence[str], at: int) -> tuple[Concept | None, int]:
+        if opening.longer and at + 1 < len(words):
+            best: tuple[Concept | None, int] = (None, 0)
+            for second in self.base(words[at + 1]):
+                for phrase, concept in opening.longer.get(second, ()):
+                    if len(phrase) > best[1] and self._goes_on(phrase, words, at):
+                        best = concept, len(phrase)
+                        break
+            if best[0] is not None:
+                return best[0], at + best[1]
+        return opening.single, at + 1
+
+    def _open(self, word: str) -> "_Opening":
+        """What may begin with a word, remembered."""
+        if len(self._openings) >= REMEMBERED_WORDS:
+            self._openings.clear()
+        options = [option for base in self.base(word) for option in self._phrases.get(base, ())]
+        single = next((concept for phrase, concept in options if len(phrase) == 1), None)
+        longer: dict[str, list[tuple[tuple[str, ...], Concept]]] = {}
+        for option in sorted(options, key=lambda option: -len(option[0])):
+            if len(option[0]) > 1:
+                longer.setdefault(option[0][1], []).append(option)
+        parts = self._compound(word) if single is None and len(word) > SHORTEST_TYPO else ()
+        opening = _Opening(single, longer, parts) if options or parts else _NOTHING
+        self._openings[word] = opening
+        return opening
+
+    def _goes_on(self, phrase: tuple[str, ...], words: Sequence[str], at: int) -> bool:
+        if at + len(phrase) > len(words):
+            return False
+        for place in range(2, len(phrase)):
+            word = words[at + place]
+            if word != phrase[place] and phrase[place] not in self.base(word):
+                return False
+        return True
 
 
-def _fits(words: tuple[str, ...], forms: list[tuple[str, ...]], at: int) -> bool:
-    return all(word in forms[at + place] for place, word in enumerate(words[1:], 1))
+class _Opening(NamedTuple):
+    """What begins with a word: a concept of one word, phrases by their second word, the parts of a compound."""
+
+    single: Concept | None
+    longer: Mapping[str, Sequence[tuple[tuple[str, ...], Concept]]]
+    parts: tuple[Concept, ...]
+
+
+_NOTHING = _Opening(None, {}, ())
 
 
 def _deletions(word: str) -> list[str]:

@@ -8,6 +8,7 @@ from ctgrounding.reports.labels import ct_rate_labels
 from ctgrounding.reports.references import find_references
 from ctgrounding.reports.report import OrganStatement, Reference, Report, Snippet
 from ctgrounding.reports.sections import column_section, find_sections
+from ctgrounding.reports.sentences import sentences
 from ctgrounding.reports.snippets import with_clauses
 from ctgrounding.reports.statements import Context, find_statements
 
@@ -66,8 +67,9 @@ def _assemble(
     for name, part, (start, end) in parts:
         found = find_references(part[start:end])
         found = [replace(one, start=one.start + start, end=one.end + start) for one in found]
-        said = find_statements(part, start, end, name, found, context)
-        pointed, clauses = with_clauses(part, start, end, name, found, said)
+        parted = list(sentences(part, start, end))
+        said = find_statements(part, start, end, name, found, context, parted)
+        pointed, clauses = with_clauses(part, parted, name, found, said)
         references += pointed
         statements += said
         snippets += clauses

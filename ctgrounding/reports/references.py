@@ -21,6 +21,7 @@ from ctgrounding.reports.report import Reference
 
 LONGEST_RANGE = 2000
 LARGEST_IMAGE = 9999
+OVERLAP = 48
 
 _RANGE = re.compile(r"\s*(?:[-–—‐‑−]+|\bto\b|\bthrough\b|\bthru\b|\bbis\b|\buntil\b)\s*")
 _LIST = re.compile(r"\s*(?:,|;|&|\+|\band\b|\bund\b|\bsowie\b|\bor\b|\boder\b|,\s*and\b|,\s*und\b|,\s*&)\s*")
@@ -81,14 +82,18 @@ class _Parser:
         self.carried: int | None = None
         self.last_series: int | None = None
         self.carried_at = 0
+        self.scanned = 0
         self.has_table = bool(_TABLE.search(low)) if "|" in low or "\t" in low else False
 
     def parse(self) -> list[Reference]:
         place = 0
         while place < len(self.tokens):
             token = self.tokens[place]
-            if self.carried is not None and _SENTENCE_END.search(self.low, self.carried_at - 1, token.tag_start):
+            if self.carried is not None and _SENTENCE_END.search(
+                self.low, max(self.carried_at - 1, self.scanned - OVERLAP), token.tag_start
+            ):
                 self.carried = None
+            self.scanned = token.tag_start
             place = max(self._read(place, token), place + 1)
         return self.found
 
@@ -226,7 +231,7 @@ class _Parser:
             return False
         if sign == ":":
             return self._colon_pair(series, image, in_brackets, before)
-        return in_brackets and (sign == ";" or self._slash_pair(series, image))
+        return in_brackets and (sign == ";" or self._slash_pair(place))
 
     def _colon_pair(self, series: Number, image: Number, in_brackets: bool, before: str) -> bool:
         if _CLOCK.search(before.rstrip(" ([")):
@@ -236,11 +241,12 @@ class _Parser:
         lead = re.search(r"(?:,|\bon|\bsee|\bimages?|\bat|\bauf|\bsiehe|\be\.g\.|\bcf\.?)\s*$", before)
         return bool(lead) and bool(_LIST_END.match(self.low, image.end))
 
-    def _slash_pair(self, series: Number, image: Number) -> bool:
+    def _slash_pair(self, place: int) -> bool:
         """Whether ``(m/n)`` is a reference and not a fraction, a score or a month with its year."""
+        series, image = self.tokens[place], self.tokens[place + 1]
         if 1900 <= image.value <= 2100 and series.value <= 12:
             return False
-        following = self._token(self.tokens.index(image) + 1) if image.end < len(self.low) else None
+        following = self._token(place + 2)
         if following is not None and following.link.strip() == "/" and following.tag == "":
             return False
         if self.last_series is not None and series.value in {r.series for r in self.found[-8:]}:

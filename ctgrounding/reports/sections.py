@@ -34,12 +34,12 @@ _HEADINGS: Mapping[str, str] = {
 _TITLE = r"exam(?:ination)?|study|procedure|type of exam|scan|untersuchung|ct[^\n:]{0,60}"
 _ANY = "|".join(f"(?P<{name}>{words})" for name, words in _HEADINGS.items())
 _HEADING = re.compile(
-    rf"(?:^|(?<=[.!?;])[ \t]+)[ \t]*(?:[-*#•]+[ \t]*)?(?:{_ANY})[ \t]*(?:\([^)\n]{{0,30}}\)[ \t]*)?(?:\*\*)?"
-    rf"(?:[:：]|[ \t]*$|\.(?=[ \t]*$)|[ \t]+[-–][ \t]+)",
+    rf"(?:^|(?<=[.!?;])[ \t])[ \t]*+(?:[-*#•]++[ \t]*+)?(?:{_ANY})[ \t]*+(?:\([^)\n]{{0,30}}\)[ \t]*+)?(?:\*\*)?"
+    rf"(?:[:：]|$|\.(?=[ \t]*+$)|(?<=[ \t])[-–][ \t])",
     re.IGNORECASE | re.MULTILINE,
 )
 _DICTATED = re.compile(rf"^(?:{_ANY})[ \t]+(?=\S)", re.MULTILINE)
-_PARAGRAPH = re.compile(r"\n[ \t]*\n[ \t\n]*(?=\S)")
+_PARAGRAPH = re.compile(r"\n[ \t]*+\n[ \t\n]*+")
 _COLUMNS: Mapping[str, str] = {
     "clinicalinformation": "history",
     "clinical": "history",
@@ -87,11 +87,13 @@ def find_sections(text: str) -> dict[str, tuple[int, int]]:
         >>> {name: text[start:end] for name, (start, end) in find_sections(text).items()}
         {'findings': 'Liver normal.', 'impression': 'Normal.'}
     """
+    text = text.rstrip()
     marks = _headings(text)
     parts = [*_lead(text, marks)]
+    last_findings = max((place for place, mark in enumerate(marks) if mark[0] == "findings"), default=-1)
     for place, (name, _, start) in enumerate(marks):
         end = marks[place + 1][1] if place + 1 < len(marks) else len(text)
-        parts += _body(text, name, start, end, {mark[0] for mark in marks[place + 1 :]})
+        parts += _body(text, name, start, end, last_findings > place)
     found: dict[str, tuple[int, int]] = {}
     for name, start, end in parts:
         start, end = _strip(text, start, end)
@@ -127,8 +129,8 @@ def _lead(text: str, marks: list[tuple[str, int, int]]) -> list[tuple[str, int, 
     return [("history", breaks[0], breaks[1]), ("findings", breaks[1], end)]
 
 
-def _body(text: str, name: str, start: int, end: int, later: set[str]) -> list[tuple[str, int, int]]:
-    if name in _SHORT and "findings" not in later:
+def _body(text: str, name: str, start: int, end: int, findings_follow: bool) -> list[tuple[str, int, int]]:
+    if name in _SHORT and not findings_follow:
         match = _PARAGRAPH.search(text, start, end)
         if match is not None and match.end() < end and text[start : match.start()].strip():
             return [(name, start, match.start()), ("findings", match.end(), end)]

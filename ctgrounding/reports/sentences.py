@@ -9,7 +9,7 @@ _ABBREVIATIONS = frozenset(
     " s bild im img fig tbl resp li re bds etc zb syn mod modif art lat med dors ventr t".split()
 )
 _CLOSING = ("o.b", "n.b", "bds")
-_END = re.compile(r"[.!?]+(?=\s|$)|;?\s*\n")
+_END = re.compile(r"[.!?]++(?=\s|$)|\n")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+|\d+)\W?$")
 _ORDINAL_NOUN = re.compile(
     r"\s+(?:rippe|segment|icr|bwk|lwk|hwk|tag|monat|brustwirbel|lendenwirbel|und|bis)", re.IGNORECASE
@@ -18,6 +18,7 @@ _BULLET = re.compile(r"\s*(?:[-*•·–]|\(?\d{1,2}[.)](?=\s)|\|)\s*")
 _TOPIC = re.compile(r"([^\W\d_][^\n:.;()]{1,48}):(?=\s|$)")
 _PARTICULAR = re.compile(r"\d|\b(?:left|right|links|rechts|li|re|linke[nrs]?|rechte[nrs]?)\b", re.IGNORECASE)
 WRAPPED_LINE = 60
+LONGEST = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,20 @@ class Sentence:
 
 
 def sentences(text: str, start: int, end: int) -> Iterator[Sentence]:
-    """Sentences of ``text[start:end]``; bullets, table rows and lines that end a thought count as such."""
+    """Sentences of ``text[start:end]``; bullets, table rows and lines that end a thought count as such.
+
+    What has no end for ``LONGEST`` characters is cut between words, so that time stays linear in any text.
+    """
+    for sentence in _sentences(text, start, end):
+        begin = sentence.start
+        while sentence.end - begin > LONGEST:
+            stop = text.rfind(" ", begin + LONGEST // 2, begin + LONGEST) + 1 or begin + LONGEST
+            yield Sentence(begin, stop, sentence.topic, sentence.opens_topic and begin == sentence.start)
+            begin = stop
+        yield sentence if begin == sentence.start else Sentence(begin, sentence.end, sentence.topic, False)
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[Sentence]:
     topic = ""
     place = start
     at_line = True

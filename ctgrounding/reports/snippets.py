@@ -1,11 +1,12 @@
 """Clauses around references: as written for a reader to check, and cleaned for a model to be trained on."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ctgrounding.reports.report import OrganStatement, Reference, Snippet
-from ctgrounding.reports.sentences import sentences
+from ctgrounding.reports.sentences import Sentence
 
 _LEAD_OUT = re.compile(
     r"[\s,(]*(?:,?\s*(?:as\s+)?(?:best\s+|well\s+)?(?:seen|appreciated|visuali[sz]ed|demonstrated|shown|depicted|identified|noted|observed|zu sehen|dargestellt|erkennbar)\s*(?:on|in|at|auf|im|in der)?|\b(?:see|e\.g\.|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
@@ -70,49 +71,59 @@ def largest_size_mm(text: str) -> float | None:
 
 
 def with_clauses(
-    text: str, start: int, end: int, section: str, references: Sequence[Reference], statements: Sequence[OrganStatement]
+    text: str,
+    parts: Sequence[Sentence],
+    section: str,
+    references: Sequence[Reference],
+    statements: Sequence[OrganStatement],
 ) -> tuple[list[Reference], list[Snippet]]:
     """References with their clause, and the snippets made of them, repeats merged.
 
     Args:
         text: The text that all spans count in.
-        start: First character of the section.
-        end: One past its last.
+        parts: Sentences of the section.
         section: Its name.
-        references: References of the section.
-        statements: Statements of the section.
+        references: References of the section, in order.
+        statements: Statements of the section, in order.
     """
-    pointed: list[Reference] = []
-    snippets: list[Snippet] = []
-    groups = _clauses(text, start, end, references, statements)
-    for reference, (first, last) in groups:
-        inside = [one for one, span in groups if span == (first, last)]
-        clause = _cut_references(text, first, last, inside)
+    if not references:
+        return [], []
+    spans = _up_to_next(_spans(text, parts, references, statements))
+    inside: dict[tuple[int, int], list[Reference]] = {}
+    for reference, span in zip(references, spans, strict=True):
+        inside.setdefault(span, []).append(reference)
+    starts = [statement.start for statement in statements]
+    clauses = {span: _cut_references(text, *span, found) for span, found in inside.items()}
+    pointed, snippets = [], []
+    for reference, (first, last) in zip(references, spans, strict=True):
+        about = statements[max(0, bisect_left(starts, first) - 1) : bisect_left(starts, last)]
+        about = [one for one in about if one.end > first]
+        clause = clauses[first, last]
         pointed.append(replace(reference, snippet=clause, section=section))
-        snippets.append(_snippet(text, first, last, clause, reference, section, statements))
+        snippets.append(_snippet(first, last, clause, reference, section, about))
     return pointed, _merged(snippets)
 
 
-def _clauses(
-    text: str, start: int, end: int, references: Sequence[Reference], statements: Sequence[OrganStatement]
-) -> list[tuple[Reference, tuple[int, int]]]:
-    found: list[tuple[Reference, tuple[int, int]]] = []
-    bounds = [(sentence.start, sentence.end) for sentence in sentences(text, start, end)] if references else []
+def _spans(
+    text: str, parts: Sequence[Sentence], references: Sequence[Reference], statements: Sequence[OrganStatement]
+) -> list[tuple[int, int]]:
+    """Characters of the clause of each reference, not yet cut where the next begins."""
+    found: list[tuple[int, int]] = []
     at = said = 0
-    for reference in references:
-        while at < len(bounds) - 1 and bounds[at][1] <= reference.start:
+    for number, reference in enumerate(references):
+        while at < len(parts) - 1 and parts[at].end <= reference.start:
             at += 1
-        first, last = bounds[at] if bounds else (start, end)
-        if found and found[-1][1][0] >= first and _goes_on(text, found[-1][0], reference, found[-1][1]):
-            found.append((reference, found[-1][1]))
+        first, last = parts[at].start, max(parts[at].end, reference.end)
+        before = references[number - 1] if number else None
+        if before is not None and found[-1][0] >= first and _goes_on(text, before, reference, found[-1]):
+            found.append(found[-1])
             continue
         while said < len(statements) and statements[said].end <= reference.start:
             said += 1
-        first, last = _within(
-            text, first, max(last, reference.end), reference, found, statements[max(0, said - 1) : said + 3]
-        )
-        found.append((reference, (first, last)))
-    return _up_to_next(found)
+        if before is not None and first <= before.start:
+            first = before.end
+        found.append(_within(first, last, reference, statements[max(0, said - 1) : said + 3]))
+    return found
 
 
 def _goes_on(text: str, before: Reference, reference: Reference, span: tuple[int, int]) -> bool:
@@ -127,16 +138,8 @@ def _goes_on(text: str, before: Reference, reference: Reference, span: tuple[int
     )
 
 
-def _within(
-    text: str,
-    first: int,
-    last: int,
-    reference: Reference,
-    found: Sequence[tuple[Reference, tuple[int, int]]],
-    near: Sequence[OrganStatement],
-) -> tuple[int, int]:
-    if found and first <= found[-1][0].start < reference.start:
-        first = found[-1][0].end
+def _within(first: int, last: int, reference: Reference, near: Sequence[OrganStatement]) -> tuple[int, int]:
+    """The span narrowed to the statement that holds the reference, or kept clear of its neighbours."""
     for statement in near:
         if statement.start <= reference.start and reference.end <= statement.end + 1:
             first, last = max(first, statement.start), min(last, statement.end)
@@ -148,14 +151,17 @@ def _within(
     return first, max(last, reference.end)
 
 
-def _up_to_next(found: list[tuple[Reference, tuple[int, int]]]) -> list[tuple[Reference, tuple[int, int]]]:
-    """Clauses cut where the clause of the next reference begins."""
-    spans = sorted({span for _, span in found})
-    cut = {
-        span: (span[0], min([span[1], *(other[0] for other in spans if span[0] < other[0] < span[1])]))
-        for span in spans
-    }
-    return [(reference, cut[span]) for reference, span in found]
+def _up_to_next(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans cut where the clause of the next reference begins."""
+    found: list[tuple[int, int]] = []
+    limit: int | None = None
+    for place in range(len(spans) - 1, -1, -1):
+        first, last = spans[place]
+        following = spans[place + 1] if place + 1 < len(spans) else None
+        if following is not None and following != spans[place]:
+            limit = following[0]
+        found.append((first, last if limit is None or limit <= first else min(last, limit)))
+    return found[::-1]
 
 
 def _cut_references(text: str, start: int, end: int, inside: Sequence[Reference]) -> str:
@@ -179,18 +185,11 @@ def _tidy(text: str) -> str:
 
 
 def _snippet(
-    text: str,
-    first: int,
-    last: int,
-    clause: str,
-    reference: Reference,
-    section: str,
-    statements: Sequence[OrganStatement],
+    first: int, last: int, clause: str, reference: Reference, section: str, about: Sequence[OrganStatement]
 ) -> Snippet:
-    about = [one for one in statements if one.start < last and first < one.end]
-    affirmed = [one for one in about if one.status != "normal"] or about
-    organs = tuple(dict.fromkeys(organ for one in affirmed for organ in one.organs))
-    masks = tuple(dict.fromkeys(mask for one in affirmed for mask in one.masks))
+    told = [one for one in about if one.status != "normal"] or about
+    organs = tuple(dict.fromkeys(organ for one in told for organ in one.organs))
+    masks = tuple(dict.fromkeys(mask for one in told for mask in one.masks))
     cleaned = without_comparison(clause)
     size_mm = largest_size_mm(cleaned)
     return Snippet(

@@ -58,6 +58,7 @@ def find_statements(
     section: str,
     references: Sequence[Reference] = (),
     context: Context | None = None,
+    parts: Sequence[Sentence] | None = None,
 ) -> list[OrganStatement]:
     """Statements about organs in ``text[start:end]``, in reading order.
 
@@ -68,11 +69,12 @@ def find_statements(
         section: Name to give the statements.
         references: References in it in order, spans in ``text``; a clause ends with its reference.
         context: Where label facts are collected; a new one by default.
+        parts: Its sentences where they are known already.
     """
     context = context or Context()
     found: list[OrganStatement] = []
     at = 0
-    for sentence in sentences(text, start, end):
+    for sentence in sentences(text, start, end) if parts is None else parts:
         while at < len(references) and references[at].end <= sentence.start:
             at += 1
         stop = at
