@@ -175,8 +175,8 @@ class Heads(nn.Module):
         >>> heads = Heads(config, readouts={"global": 16}, text=4)
         >>> heads.copy_declared()
         ['image.disease']
-        >>> heads.image("disease", torch.randn(3, 16)).norm(dim=1)
-        tensor([1., 1., 1.], grad_fn=...)
+        >>> heads.image("disease", torch.randn(3, 16)).detach().norm(dim=1).round(decimals=4)
+        tensor([1., 1., 1.])
     """
 
     def __init__(self, config: HeadsConfig, readouts: Mapping[str, int], text: int) -> None:

@@ -33,6 +33,7 @@ class SegResNetEncoder(ImageEncoder):
         ConfigError: If there is no such stage.
 
     Examples:
+        >>> import torch
         >>> encoder = SegResNetEncoder(spacing_mm=(1.5, 1.5, 1.5), filters=8, blocks=(1, 1, 1, 1))
         >>> dense = encoder(torch.zeros(1, 24, 32, 32), torch.tensor([[[0, 24], [0, 32], [0, 32]]]))
         >>> dense.map.shape, dense.offset_vox, encoder.axial_mm
