@@ -29,20 +29,25 @@ def resample_image(hu: Shaped[np.ndarray, "k j i"], affine: Affine, grid: Grid) 
     """
     is_within = HU_RANGE[0] <= hu.min() and hu.max() <= HU_RANGE[1]
     clipped = hu if is_within else np.clip(hu, *HU_RANGE)
+    source = clipped.astype(np.int16 if np.issubdtype(hu.dtype, np.integer) else np.float32, copy=False)
+    image = np.empty(grid.shape, np.int16)
     if _is_same(affine, hu.shape, grid):
-        values: Float32[np.ndarray, "D H W"] = clipped.astype(np.float32)
-    else:
-        source = clipped.astype(np.int16 if np.issubdtype(hu.dtype, np.integer) else np.float32, copy=False)
-        values = _resample(source, affine, grid, sitk.sitkLinear, sitk.sitkFloat32, HU_RANGE[0])
-    np.rint(values, out=values)
-    return values.astype(np.int16)
+        image[:] = np.rint(source)
+        return image
+    resampled = _resample(source, affine, grid, sitk.sitkLinear, sitk.sitkFloat32, HU_RANGE[0])
+    values: Float32[np.ndarray, "D H W"] = sitk.GetArrayViewFromImage(resampled)
+    for depth, plane in enumerate(values):
+        image[depth] = np.rint(plane)
+    return image
 
 
 def resample_labels(labels: UInt8[np.ndarray, "k j i"], affine: Affine, grid: Grid) -> UInt8[np.ndarray, "D H W"]:
     """Nearest neighbour of a label map, which may lie on a grid of its own; 0 outside it."""
     if _is_same(affine, labels.shape, grid):
         return np.ascontiguousarray(labels)
-    return _resample(labels, affine, grid, sitk.sitkNearestNeighbor, sitk.sitkUInt8, 0)
+    resampled = _resample(labels, affine, grid, sitk.sitkNearestNeighbor, sitk.sitkUInt8, 0)
+    values: np.ndarray = sitk.GetArrayFromImage(resampled)
+    return values
 
 
 def valid_box(affine: Affine, shape_ijk: Triple, grid: Grid) -> ValidBox:
@@ -67,7 +72,7 @@ def _is_same(affine: Affine, shape: tuple[int, ...], grid: Grid) -> bool:
 
 def _resample(
     values: Shaped[np.ndarray, "k j i"], affine: Affine, grid: Grid, interpolator: int, pixel: int, outside: int
-) -> Shaped[np.ndarray, "D H W"]:
+) -> sitk.Image:
     matrix = _grid_to_source(affine, grid)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.shape[::-1])
@@ -75,10 +80,7 @@ def _resample(
     resampler.SetInterpolator(interpolator)
     resampler.SetOutputPixelType(pixel)
     resampler.SetDefaultPixelValue(outside)
-    resampled: np.ndarray = sitk.GetArrayFromImage(
-        resampler.Execute(sitk.GetImageFromArray(np.ascontiguousarray(values)))
-    )
-    return resampled
+    return resampler.Execute(sitk.GetImageFromArray(np.ascontiguousarray(values)))
 
 
 def _box_of_aligned(matrix: Affine, shape_ijk: Triple, shape: Triple) -> ValidBox:

@@ -101,9 +101,7 @@ def bring(source: Source, spacing_mm: TripleMm, hu: str = "auto") -> Scan:
         GeometryError: If its affine is degenerate.
     """
     grid = Grid.covering(source.affine, source.shape_ijk, spacing_mm)
-    stored = source.load()
-    verdict = judge(source, stored, hu)
-    values = to_hu(stored.values, verdict.rule)
+    values, verdict = _in_hu(source, hu)
     return Scan(
         image_hu=resample_image(values, source.affine, grid),
         grid=grid,
@@ -112,6 +110,12 @@ def bring(source: Source, spacing_mm: TripleMm, hu: str = "auto") -> Scan:
         source=source,
         body=values > BODY_HU if "tilt" in verdict.flags else None,
     )
+
+
+def _in_hu(source: Source, hu: str) -> tuple[Shaped[np.ndarray, "k j i"], Verdict]:
+    stored = source.load()
+    verdict = judge(source, stored, hu)
+    return to_hu(stored.values, verdict.rule), verdict
 
 
 def bring_organs(source: Source, grid: Grid, labels: Shaped[np.ndarray, "n"]) -> UInt8[np.ndarray, "D H W"]:
