@@ -1,6 +1,6 @@
 """At which depth of this scan does the sentence's finding lie? Errors in mm, beside what needs no model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,34 +13,23 @@ from ctgrounding import label_sets
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import mean_cases
+from ctgrounding.evaluation.depth_groups import (
+    ANY_ORGAN,
+    depth_prior,
+    fraction_of_scan,
+    rows_by_scan,
+    small_lesions,
+    strata,
+)
 from ctgrounding.evaluation.examples import Examples, coronal_of, packed_image
 from ctgrounding.evaluation.rows import Rows, Table
 from ctgrounding.evaluation.snippets import BatchSnippets, extent_mm
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.types import Batch, Encoded
 
-ANY_ORGAN = 0
+__all__ = ["SnippetDepth", "depth_prior"]
+
 NAMELESS = ("middle", "random", "untrained")
-LONG_SCAN_MM = 300.0
-SMALL_LESION_MM = 20.0
-
-
-def depth_prior(rows: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """Mean place of each organ's snippets in their scans, from training data.
-
-    Args:
-        rows: For each training snippet the label id of the organ that it names (0 for none) and its
-            depth as a fraction of the scan: 0 at the lower edge of the lowest real voxel, 1 at the upper edge of
-            the highest.
-
-    Returns:
-        Mean fraction by label id; id 0 holds the mean of all snippets.
-    """
-    fractions: dict[int, list[float]] = {}
-    for organ, fraction in rows:
-        for label in {organ, ANY_ORGAN}:
-            fractions.setdefault(label, []).append(fraction)
-    return {label: float(np.mean(values)) for label, values in fractions.items()}
 
 
 class SnippetDepth(Evaluator):
@@ -114,7 +103,7 @@ class SnippetDepth(Evaluator):
         """Take the organ prior of the training data; kept over resets.
 
         Args:
-            prior: As :func:`depth_prior` makes it.
+            prior: As :func:`ctgrounding.evaluation.depth_groups.depth_prior` makes it.
         """
         self._prior = dict(prior)
 
@@ -174,7 +163,7 @@ class SnippetDepth(Evaluator):
         values = np.stack([errors[name] for name in names], axis=1)
         own = values[:, 0]
         interval = self.resampling.interval(weighted_means(values), patients)
-        numbers = counts | {f"{prefix}/scans": float(len(_scans(everything, inside)))}
+        numbers = counts | {f"{prefix}/scans": float(len(rows_by_scan(everything, inside)))}
         for column, name in enumerate(names):
             stem = f"{prefix}/mae" if name == "model" else f"{prefix}/{name}_mae"
             numbers |= {f"{stem}_mm": float(interval.estimate[column]), **bounds(stem, interval, column, "_mm")}
@@ -186,11 +175,13 @@ class SnippetDepth(Evaluator):
                 **bounds(f"{prefix}/{name}", within, column),
             }
         numbers[f"{prefix}/median_mm"] = float(np.median(own))
-        numbers[f"{prefix}/per_scan_mae_mm"] = float(np.mean([own[rows].mean() for rows in _scans(everything, inside)]))
+        numbers[f"{prefix}/per_scan_mae_mm"] = float(
+            np.mean([own[rows].mean() for rows in rows_by_scan(everything, inside)])
+        )
         return (
             numbers
             | self._over_best(values, names, patients)
-            | self._small(errors, everything.array("size_mm")[inside])
+            | small_lesions(errors, everything.array("size_mm")[inside])
         )
 
     def results(self) -> Mapping[str, Any]:
@@ -215,8 +206,8 @@ class SnippetDepth(Evaluator):
         return {
             **shown,
             "errors_mm": {name: np.round(values, 2).tolist() for name, values in errors.items()},
-            "fraction": np.round(_fraction(table), 4).tolist(),
-            "strata": self._strata(table, errors),
+            "fraction": np.round(fraction_of_scan(table), 4).tolist(),
+            "strata": strata(table, errors, self._names),
             "examples": examples,
             "cases": [
                 mean_cases("snippet_localization/mae_mm", table, [""], errors["model"][:, None], lower_is_better=True)
@@ -261,47 +252,6 @@ class SnippetDepth(Evaluator):
         name = "snippet_localization/mae_over_best_baseline"
         return {name: float(interval.estimate[0]), **bounds(name, interval)}
 
-    @staticmethod
-    def _small(errors: Mapping[str, NDArray[np.float64]], size_mm: NDArray[np.float64]) -> dict[str, float]:
-        """Errors of the snippets that state a size under 20 mm."""
-        small = size_mm < SMALL_LESION_MM
-        numbers = {"snippet_localization/small_snippets": float(small.sum())}
-        if small.any():
-            numbers |= {
-                f"snippet_localization/small_{'' if name == 'model' else name + '_'}mae_mm": float(values[small].mean())
-                for name, values in errors.items()
-            }
-        return numbers
-
-    def _strata(self, table: Table, errors: Mapping[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
-        length, size, organ = (
-            table.array("high_mm") - table.array("low_mm"),
-            table.array("size_mm"),
-            table.array("organ"),
-        )
-        groups = {
-            "All snippets": np.ones(len(table), dtype=bool),
-            "Stated size under 20 mm": size < SMALL_LESION_MM,
-            "Stated size from 20 mm": size >= SMALL_LESION_MM,
-            "Scan up to 300 mm long": length <= LONG_SCAN_MM,
-            "Scan over 300 mm long": length > LONG_SCAN_MM,
-            "No organ named": organ == ANY_ORGAN,
-        }
-        groups |= {
-            label_sets.spoken(self._names.get(label, f"label {label}")).capitalize(): organ == label
-            for label in sorted(set(organ.tolist()) - {ANY_ORGAN})
-        }
-        return [
-            {
-                "name": name,
-                "snippets": int(chosen.sum()),
-                "median_mm": float(np.median(errors["model"][chosen])),
-                "mae_mm": {answer: float(values[chosen].mean()) for answer, values in errors.items()},
-            }
-            for name, chosen in groups.items()
-            if chosen.any()
-        ]
-
     def _example(
         self, snippets: BatchSnippets, scores: list[NDArray[np.float64]], batch: Batch, row: int
     ) -> dict[str, Any]:
@@ -318,15 +268,3 @@ class SnippetDepth(Evaluator):
             "true_mm": [low, high],
             "coronal": packed_image(coronal_of(batch, scan)),
         }
-
-
-def _scans(table: Table, inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Rows of each scan among the snippets inside."""
-    names = np.array(table.keys)[inside]
-    return [np.flatnonzero(names == name) for name in np.unique(names)]
-
-
-def _fraction(table: Table) -> NDArray[np.float64]:
-    low, high = table.array("low_mm"), table.array("high_mm")
-    fraction: NDArray[np.float64] = (table.array("target_mm") - low) / (high - low)
-    return fraction

@@ -1,0 +1,90 @@
+"""Localization errors of groups of snippets, and the prior that an organ's name gives."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctgrounding import label_sets
+from ctgrounding.evaluation.rows import Table
+
+ANY_ORGAN = 0
+"""Label id that stands for no organ or any."""
+
+LONG_SCAN_MM = 300.0
+SMALL_LESION_MM = 20.0
+
+
+def depth_prior(rows: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Mean place of each organ's snippets in their scans, from training data.
+
+    Args:
+        rows: For each training snippet the label id of the organ that it names (0 for none) and its
+            depth as a fraction of the scan: 0 at the lower edge of the lowest real voxel, 1 at the upper edge of
+            the highest.
+
+    Returns:
+        Mean fraction by label id; id 0 holds the mean of all snippets.
+    """
+    fractions: dict[int, list[float]] = {}
+    for organ, fraction in rows:
+        for label in {organ, ANY_ORGAN}:
+            fractions.setdefault(label, []).append(fraction)
+    return {label: float(np.mean(values)) for label, values in fractions.items()}
+
+
+def small_lesions(errors: Mapping[str, NDArray[np.float64]], size_mm: NDArray[np.float64]) -> dict[str, float]:
+    """Errors of the snippets that state a size under 20 mm."""
+    small = size_mm < SMALL_LESION_MM
+    numbers = {"snippet_localization/small_snippets": float(small.sum())}
+    if small.any():
+        numbers |= {
+            f"snippet_localization/small_{'' if name == 'model' else name + '_'}mae_mm": float(values[small].mean())
+            for name, values in errors.items()
+        }
+    return numbers
+
+
+def strata(table: Table, errors: Mapping[str, NDArray[np.float64]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Errors of groups of snippets: by stated size, length of the scan, and organ named."""
+    length, size, organ = (
+        table.array("high_mm") - table.array("low_mm"),
+        table.array("size_mm"),
+        table.array("organ"),
+    )
+    groups = {
+        "All snippets": np.ones(len(table), dtype=bool),
+        "Stated size under 20 mm": size < SMALL_LESION_MM,
+        "Stated size from 20 mm": size >= SMALL_LESION_MM,
+        "Scan up to 300 mm long": length <= LONG_SCAN_MM,
+        "Scan over 300 mm long": length > LONG_SCAN_MM,
+        "No organ named": organ == ANY_ORGAN,
+    }
+    groups |= {
+        label_sets.spoken(names.get(label, f"label {label}")).capitalize(): organ == label
+        for label in sorted(set(organ.tolist()) - {ANY_ORGAN})
+    }
+    return [
+        {
+            "name": name,
+            "snippets": int(chosen.sum()),
+            "median_mm": float(np.median(errors["model"][chosen])),
+            "mae_mm": {answer: float(values[chosen].mean()) for answer, values in errors.items()},
+        }
+        for name, chosen in groups.items()
+        if chosen.any()
+    ]
+
+
+def rows_by_scan(table: Table, inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Rows of each scan among the snippets inside."""
+    names = np.array(table.keys)[inside]
+    return [np.flatnonzero(names == name) for name in np.unique(names)]
+
+
+def fraction_of_scan(table: Table) -> NDArray[np.float64]:
+    """Place of each target in its scan, 0 at the lower edge and 1 at the upper."""
+    low, high = table.array("low_mm"), table.array("high_mm")
+    fraction: NDArray[np.float64] = (table.array("target_mm") - low) / (high - low)
+    return fraction
