@@ -6,20 +6,13 @@ from dataclasses import dataclass, field
 
 from ctgrounding.reports.cuts import Cut
 from ctgrounding.reports.lexicon import Finding, Mention, Token
+from ctgrounding.reports.wordlists import words
 
 _LISTING = frozenset({"or", "oder", "nor", "noch", "/"})
 _ADDING = _LISTING | {",", "and", "und", "sowie", "&"}
 _MILD_NORMAL = frozenset({"normal", "patent", "frei", "clear", "symmetric", "offen"})
-_NEW_THOUGHT = frozenset(
-    (
-        "small mild moderate large tiny trace new minimal severe marked slight slightly mildly moderately markedly extensive"
-        " scattered multiple several few there is are was were has have shows show seen present measuring measures measure"
-        " persistent persisting residual again known old minor subtle faint"
-        " kleine kleiner kleines kleinen gering geringe geringer geringes maessig maessige deutlich deutliche ausgepraegt"
-        " ausgepraegte neu neue neuer neues schmaler schmale schmales einzelne mehrere multiple zeigt zeigen ist sind"
-        " vorbekannt vorbekannte bekannter bekannte unveraendert diskret diskrete vereinzelt leichte leichter grosse grosser"
-    ).split()
-)
+_NEW_THOUGHT = words("new_thought")
+_VERBS = words("verbs")
 _UNITS = frozenset({"mm", "cm"})
 LONGEST_LISTED = 7
 SHORTEST_LIST = 2
@@ -95,8 +88,8 @@ def read_clauses(tokens: Sequence[Token], mentions: Sequence[Mention], cuts: Seq
         first = place
         while place < len(mentions) and mentions[place].start < end:
             place += 1
-        words = frozenset(token.word for token in tokens[start:end])
-        clause = Clause(start, end, link, mentions[first:place], words, _largest_size(tokens[start:end]))
+        told = frozenset(token.word for token in tokens[start:end])
+        clause = Clause(start, end, link, mentions[first:place], told, _largest_size(tokens[start:end]))
         clause.denies = bool(found) and _carries(found[-1], clause, cuts[number + 1 : number + 8])
         for mention in clause.mentions:
             _take(clause, mention)
@@ -139,6 +132,8 @@ def _carries(before: Clause, clause: Clause, later: Sequence[Cut]) -> bool:
         return False
     if clause.link in _LISTING:
         return True
+    if clause.words & _VERBS and clause.link == ",":
+        return False
     has_side = clause.has("left") or clause.has("right") or clause.has("bilateral")
     if clause.link != ",":
         return not has_side

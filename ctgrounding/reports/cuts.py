@@ -4,22 +4,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ctgrounding.reports.lexicon import Mention, Token
+from ctgrounding.reports.wordlists import words
 
-_CONNECTIVES = frozenset(
-    "and und with mit but aber however jedoch sowie while waehrend or oder nor noch due bei because als although whereas obwohl".split()
-)
-FRESH = frozenset(
-    {"but", "aber", "however", "jedoch", "while", "waehrend", ";", "although", "whereas", "obwohl", "ref"}
-)
+_CONNECTIVES = words("connectives")
+FRESH = words("fresh") | {";", "ref"}
 """Links after which a new thought begins."""
 
 _STOPS = frozenset({",", ";", "|"})
 _SIDES = frozenset({"left", "right", "bilateral"})
 _UNITS = frozenset({"mm", "cm"})
-_NODE_PLACES = frozenset(
-    "mediastinum aorta iliac_artery elsewhere lung trachea pancreas portal_vein_and_splenic_vein esophagus stomach abdominal_wall kidney hip liver pleura".split()
-)
-_NODE_WORDS = frozenset({"level", "levels", "station", "stations", "ii", "iii", "iv", "v", "i", "region"})
+_NODE_WORDS = words("node_words")
 _NODE_ENDINGS = ("al", "ar", "ary", "ic", "able", "ale", "alen", "aere", "aeren", "are", "aren", "ogical", "enlarged")
 DICTATED_WORDS = 28
 
@@ -115,7 +109,7 @@ def _node_places(tokens: Sequence[Token], mentions: Sequence[Mention]) -> set[in
         while at > 0:
             word = tokens[at].word
             known = ends.get(at) or places.get(at)
-            is_site = known is not None and known.kind == "place" and known.entry.name in _NODE_PLACES
+            is_site = known is not None and known.kind == "place" and known.entry.name in words("node_sites")
             is_link = word in ("and", "or", "und", "oder", ",", "/")
             if not (is_site or is_link or word in _NODE_WORDS or word.endswith(_NODE_ENDINGS)):
                 break

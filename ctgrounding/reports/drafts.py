@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ctgrounding.reports.clauses import Clause
+from ctgrounding.reports.clauses import Clause, Said
 from ctgrounding.reports.cuts import FRESH
+from ctgrounding.reports.lexicon import Finding
 from ctgrounding.reports.places import Located, finest, side_of
 from ctgrounding.reports.report import Status
 from ctgrounding.reports.scene import Scene
@@ -41,6 +42,7 @@ class Draft:
     hedge: str = ""
     link: str = ""
     is_at_home: bool = False
+    said: list[Said] = field(default_factory=list)
 
     @property
     def speaks(self) -> bool:
@@ -61,10 +63,15 @@ class Draft:
         is_device_in_place = clause.is_normal and all(said.entry.device for said in clause.affirmed)
         for said in [] if is_device_in_place else clause.affirmed:
             organ = self.located[0].place.name if self.located else ""
-            self.finding = self.finding or said.entry.by_organ.get(organ) or said.entry.name
+            self.finding = (
+                self.finding
+                or said.entry.by_organ.get(organ)
+                or (said.phrase if said.entry.bundle else said.entry.name)
+            )
             self.affirmed = True
             if clause.hedge == "" or not self.finding:
                 self.is_vague = self.is_vague and said.entry.vague
+        self.said += clause.findings
         self.is_at_home = self.is_at_home or any(said.entry.fixed for said in clause.findings)
         self.denied = self.denied or any(said.denied for said in clause.findings)
         self.is_normal = self.is_normal or clause.is_normal
@@ -99,6 +106,8 @@ class Drafts:
                 self._listen(clause, named)
             self.scene.before = self.done[-1].located if self.done else []
         self._release()
+        for draft in self.done:
+            self._settle(draft)
 
     def _listen(self, clause: Clause, named: list[Located]) -> None:
         """A clause that says nothing: its places wait, or tell more closely where the last statement lies."""
@@ -175,7 +184,7 @@ class Drafts:
             draft.add(clause)
             self._take_hedge(draft, waiting)
             self.done.append(draft)
-        self._settle(clause, draft)
+        self._note_size(clause, draft)
         self._forget()
 
     def _take_hedge(self, draft: Draft, waiting: Draft | None) -> None:
@@ -197,26 +206,31 @@ class Drafts:
         kept = [one for one in waiting.located if not homes or one.place.name in homes or one.place.parent in homes]
         return finest([*kept, *resolved])
 
-    def _settle(self, clause: Clause, draft: Draft) -> None:
+    def _settle(self, draft: Draft) -> None:
+        """Label facts of a statement whose places are all known."""
         names = {one.place.name for one in draft.located} | {one.place.parent for one in draft.located}
-        for said in clause.findings:
-            label = _label(said.entry.label, said.entry.labels_at, names)
-            if label and (said.denied or draft.hedge != "hedge"):
-                self.facts += [Fact(one, not said.denied) for one in label.split("; ")]
+        for said in draft.said:
+            if said.denied or draft.hedge != "hedge":
+                self.facts += [Fact(label, not said.denied) for label in _labels(said.entry, names - {""})]
+
+    def _note_size(self, clause: Clause, draft: Draft) -> None:
+        """What a clause settles without naming a finding: a heart of normal size, clear pleura, a large node."""
+        names = {one.place.name for one in draft.located}
         if clause.is_normal and not clause.affirmed:
             if "heart" in names and clause.words & _HEART_SIZE:
                 self.facts.append(Fact("Cardiomegaly", False))
-            if names == {"pleura", ""} and not clause.findings:
+            if names == {"pleura"} and not clause.findings:
                 self.facts.append(Fact("Pleural effusion", False))
         if "lymph_node" in names and not clause.findings:
             self._note_node(draft, clause)
 
 
-def _label(label: str, labels_at: object, names: set[str]) -> str:
-    if not isinstance(labels_at, dict) or not labels_at:
-        return label
-    told = names - {""}
-    return next((one for name, one in labels_at.items() if name in told or (name == "none" and not told)), "")
+def _labels(entry: Finding, names: set[str]) -> list[str]:
+    """CT-RATE classes of a finding at places: its own, or those it has there."""
+    if not entry.labels_at:
+        return entry.label.split("; ") if entry.label else []
+    found = [label for name, label in entry.labels_at.items() if name in names or (name == "none" and not names)]
+    return list(dict.fromkeys(found))
 
 
 def _refines(draft: Draft, named: Sequence[Located]) -> bool:

@@ -51,6 +51,7 @@ class Finding:
     vague: bool
     device: bool
     cyst: bool
+    bundle: bool
 
 
 class Concept(NamedTuple):
@@ -115,7 +116,7 @@ class Lexicon:
         self._compounds: dict[str, tuple[Concept, ...]] = {}
         self._openings: dict[str, _Opening] = {}
 
-    def add(self, kind: str, entry: Any, phrases: Iterable[str], tails: Iterable[str] = ()) -> None:
+    def add(self, kind: str, entry: object, phrases: Iterable[str], tails: Iterable[str] = ()) -> None:
         """Enter phrases that mean one thing; the first to claim a phrase keeps it."""
         for phrase in phrases:
             words = tuple(token.word for token in tokens_of(phrase.replace("*", "")))
@@ -332,6 +333,7 @@ def _finding(key: str, entry: Mapping[str, Any]) -> Finding:
         vague=bool(entry.get("vague")),
         device=bool(entry.get("device")),
         cyst=bool(entry.get("cyst")),
+        bundle=bool(entry.get("bundle")),
     )
 
 

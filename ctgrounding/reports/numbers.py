@@ -13,7 +13,10 @@ _IMAGE = (
     r"images?|imges?|iamges?|imgs?|ima|ims|axial\s+slices?|slices?|sections?|frames?|cuts?"
     r"|bild(?:er|ern|es)?(?:\W?nummern?)?|schicht(?:en)?|schnitt(?:e|en)?"
 )
-_PAIR = rf"(?:(?:series|serie|ser|se|s)\s?\.?\s?[/:]\s?(?:images?|imgs?|im|i|bild(?:er)?|b)|(?:{_IMAGE})\s?[/]\s?(?:{_SERIES}))"
+_PAIR = (
+    rf"(?:(?:series|serie|ser|se|s)\s?\.?\s?[/:]\s?(?:images?|imgs?|im|i|bild(?:er)?|b)"
+    rf"|(?:{_IMAGE})\s?[/]\s?(?:{_SERIES}))"
+)
 _FILL = r"(?:\s|[:#=.,]|\bno\b|\bnr\b|\bnumbers?\b|\bnummern?\b|\bnos\b|-(?=\s*(?:nr|no)\b)|(?<=[a-z])-)"
 _TAIL = re.compile(
     rf"(?:^|(?<![^\W\d_]))(?:(?P<pair>{_PAIR})|(?P<series>{_SERIES})|(?P<image>{_IMAGE})|(?P<im>im)"
@@ -38,6 +41,7 @@ _UNIT = re.compile(
     r"|\s?(?:to|bis|-|–)\s?\d+(?:[.,]\d+)?\s?(?:mm|cm)\b"
     r"|\s(?:days?|weeks?|months?|years?|minutes?|hours?|uhr|tage?n?|wochen?|monate?n?|jahre?n?|minuten?|phasen?)\b"
 )
+_GLUED_IMAGE = re.compile(r"(?:im?|b)\d")
 LOOK_BACK = 64
 LOOK_AHEAD = 24
 
@@ -113,9 +117,10 @@ def numbers(low: str) -> list[Number]:
         if after[:1].isalpha() and after[1:2] in (":", "/", ";", ",", " ", ")", ""):
             end += 1  # series suffix as in 602B
             after = after[1:]
-        if value >= 0 and (after[:1].isalnum() or _UNIT.match(after)):
-            value = -1
-        elif gap and gap[-1].isalpha() and not tag:
+        glued = tag == "letter_series" and _GLUED_IMAGE.match(after)
+        if (value >= 0 and not glued and (after[:1].isalnum() or _UNIT.match(after))) or (
+            gap and gap[-1].isalpha() and not tag
+        ):
             value = -1
         found.append(Number(value, start, end, tag, gap_start + offset, gap[:offset], has_comma))
         before = end

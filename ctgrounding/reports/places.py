@@ -12,14 +12,23 @@ _SIDES = ("left", "right", "bilateral")
 _ADVERBS = frozenset({"rechts", "links", "bds", "beidseits", "re", "li", "bilaterally", "beidseitig"})
 _VERTEBRA = re.compile(
     r"(?<![\w/])(?:(?P<letter>[CTLS]|Th|TH|D)\s?|(?P<german>(?i:[hbl]wk|swk))[\s-]?)(?P<first>\d{1,2})"
-    r"(?:(?P<range>\s?(?:/|-|–|to|bis|und|and|,|&)\s?)(?:(?P<letter2>[CTLS]|Th|(?i:[hbl]wk))\s?)?(?P<last>\d{1,2}))?(?![\w:]|\.\d|/\d)"
+    r"(?:(?P<range>\s?(?:/|-|–|to|bis|und|and|,|&)\s?)(?:(?P<letter2>[CTLS]|Th"
+    r"|(?i:[hbl]wk))\s?)?(?P<last>\d{1,2}))?(?![\w:]|\.\d|/\d)"
 )
 _LEVELS = {"C": 7, "T": 12, "L": 5, "S": 1}
 _ORDINALS = {
-    word: value
-    for value, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1
-    )
+    "first": 1,
+    "second": 2,
+    "third": 3,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+    "eleventh": 11,
+    "twelfth": 12,
 }
 _NTH = rf"(?:\d{{1,2}}(?:st|nd|rd|th|\.)?|{'|'.join(_ORDINALS)})"
 _JOIN = r"\s*(?:to|through|-|–|bis|and|und|,|&|sowie)\s*"
@@ -100,7 +109,7 @@ def _vertebrae(match: re.Match[str], text: str) -> tuple[str, ...]:
 def _rib_side(around: str) -> Side | None:
     left = re.search(r"\b(?:left|links|linke[nrs]?|li)\b", around)
     right = re.search(r"\b(?:right|rechts|rechte[nrs]?|re)\b", around)
-    if left and right or re.search(r"\b(?:bilateral\w*|both|bds|beid\w+)\b", around):
+    if (left and right) or re.search(r"\b(?:bilateral\w*|both|bds|beid\w+)\b", around):
         return "bilateral"
     return "left" if left else "right" if right else None
 

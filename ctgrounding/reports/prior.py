@@ -5,7 +5,8 @@ import re
 WINDOW = 72
 
 _CUE = (
-    r"(?:previous(?:ly)?|prior|former(?:ly)?|earlier|old|outside|zuvor|vormals|vorher(?:ig\w*)?|fr(?:ü|ue)her\w*|ehemals|damals"
+    r"(?:previous(?:ly)?|prior|former(?:ly)?|earlier|old|outside|zuvor|vormals|vorher(?:ig\w*)?|fr(?:ü|ue)her\w*"
+    r"|ehemals|damals"
     r"|vorauf\w+|vorunter\w+|vorbefund\w*|vor-ct|vor-?studie|extern\w*)"
 )
 _INSIDE = re.compile(
@@ -28,7 +29,8 @@ _SAME = re.compile(
     r"\b(?:unchanged|stable|compared|since|than|gegen(?:ü|ue)ber|unver(?:ä|ae)ndert|seit|im vergleich|wie)\b"
 )
 _AFTER = re.compile(
-    rf"\s*[)\],]?\s*(?:(?:on|of|in|from|at|auf|in|der|aus)\s+(?:the\s+|der\s+|dem\s+)?(?:level-matched\s+)?{_CUE}|(?:on|in|of) that (?:exam|study|ct|scan)|(?:on|from|vom|am) \d+[/.-]\d)"
+    rf"\s*[)\],]?\s*(?:(?:on|of|in|from|at|auf|in|der|aus)\s+(?:the\s+|der\s+|dem\s+)?(?:level-matched\s+)?{_CUE}"
+    rf"|(?:on|in|of) that (?:exam|study|ct|scan)|(?:on|from|vom|am) \d+[/.-]\d)"
 )
 _BOUND = re.compile(r"[.;!?\n]\s|\n|,\s(?=now|jetzt|current)")
 

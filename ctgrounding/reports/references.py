@@ -27,7 +27,8 @@ _RANGE = re.compile(r"\s*(?:[-–—‐‑−]+|\bto\b|\bthrough\b|\bthru\b|\bbi
 _LIST = re.compile(r"\s*(?:,|;|&|\+|\band\b|\bund\b|\bsowie\b|\bor\b|\boder\b|,\s*and\b|,\s*und\b|,\s*&)\s*")
 _TIGHT = re.compile(r"[\s,;:./()\[\]|-]*(?:\bon\b|\bat\b|\bauf\b|\bimage\b)?[\s,;:(]*")
 _OF_SERIES = re.compile(
-    r"[\s,)\]]*(?:\(|\[|\bof\b|\bin\b|\bon\b|\bfrom\b|\bder\b|\bdes\b|\bvon\b|\baus\b|\bin der\b)+[\s(\[]*(?:the|der|axial|coronal|sagittal|axiale[nr]?)?\s*"
+    r"[\s,)\]]*(?:\(|\[|\bof\b|\bin\b|\bon\b|\bfrom\b|\bder\b|\bdes\b|\bvon\b|\baus\b|\bin der\b)+[\s(\[]*(?:the"
+    r"|der|axial|coronal|sagittal|axiale[nr]?)?\s*"
 )
 _COMMA_SERIES = re.compile(r"[\s,;/|]*")
 _TOTAL = re.compile(r"\s*(?:\(?\s*\bof\b|\(?\s*\bvon\b|/|\bout of\b)\s*")
@@ -43,11 +44,19 @@ _NO_TIME = re.compile(r"\s?(?:uhr|hours?|hrs?|h\b|am\b|pm\b|a\.m|p\.m|o'clock)")
 _CLOCK = re.compile(
     r"\b(?:at|um|gegen|time|uhrzeit|called|telefon\w*|discussed|reported|notified|acquired|since|ab)\s*$"
 )
+_CONTACT = re.compile(
+    r"\b(?:contacted|called|notified|informed|communicated|discussed|paged|telefon\w*|mitgeteilt|informiert"
+    r"|übermittelt)\b"
+)
 _SCORE = re.compile(
-    r"(?:scor\w*|grad(?:e|es|ing|ed)?|stage|stadi\w+|deauville|fazekas|power|strength|quality|qualit\w+|nodes?\s+positive"
-    r"|positive\s+nodes?|resected|cycles?|zykl\w+|ratio|verh\w+ltnis|verd\w+nnt|dilut\w+|tit(?:er|re)|ecog|gleason|asa"
-    r"|bi-?rads|birads|pi-?rads|nyha|pain|schmerz\w*|gcs|lymph\s?nodes?\s+\w*|fraktion\w*|fractions?|gy|weeks?|pregnan\w*"
-    r"|seite|page|p\.|abb\.?|fig\.?|figure|tabelle|table|chapter|kapitel|segments?|segmente?|level|lwk|bwk|hwk|sts)\W*$"
+    r"(?:scor\w*|grad(?:e|es|ing|ed)?|stage|stadi\w+|deauville|fazekas|power|strength|quality|qualit\w+"
+    r"|nodes?\s+positive"
+    r"|positive\s+nodes?|resected|cycles?|zykl\w+|ratio|verh\w+ltnis|verd\w+nnt|dilut\w+|tit(?:er|re)|ecog"
+    r"|gleason|asa"
+    r"|bi-?rads|birads|pi-?rads|nyha|pain|schmerz\w*|gcs|lymph\s?nodes?\s+\w*|fraktion\w*|fractions?|gy|weeks?"
+    r"|pregnan\w*"
+    r"|seite|page|p\.|abb\.?|fig\.?|figure|tabelle|table|chapter|kapitel|segments?|segmente?|level|lwk|bwk|hwk"
+    r"|sts)\W*$"
 )
 _TABLE = re.compile(r"(?:series|serie|ser|se|s)\s?[/|:]\s?(?:images?|img|im|i|bild|b)\b")
 
@@ -108,6 +117,8 @@ class _Parser:
             return self._pairs(place)
         if token.tag == "" and self._is_bare_pair(place):
             return self._pairs(place)
+        if token.tag == "" and self._is_further_image(place):
+            return self._from_image(place)
         return place
 
     def _from_series(self, place: int) -> int:
@@ -121,9 +132,9 @@ class _Parser:
         token = self._token(at)
         if token is None or token.value < 0:
             return self._carry(first, at)
-        if self._is_image_after_series(token) and _TIGHT.fullmatch(token.link):
-            images, end = self._images(at)
-        elif token.tag == "" and self._is_plain_pair(first, token, at):
+        if (self._is_image_after_series(first, token) and _TIGHT.fullmatch(token.link)) or (
+            token.tag == "" and self._is_plain_pair(first, token, at)
+        ):
             images, end = self._images(at)
         else:
             return self._carry(first, at)
@@ -133,7 +144,10 @@ class _Parser:
             self._add(number, images, place, end)
         return end
 
-    def _is_image_after_series(self, token: Number) -> bool:
+    def _is_image_after_series(self, series: Number, token: Number) -> bool:
+        letters = series.tag == "letter_series" and token.tag == "letter_image" and "," in token.link
+        if letters and not self._opens_bracket(series.tag_start):
+            return False
         return token.tag in ("image", "im", "letter_image") and not token.has_comma
 
     def _leads_to_image(self, at: int) -> bool:
@@ -188,6 +202,16 @@ class _Parser:
         self._add(series, images, place, end)
         return end
 
+    def _is_further_image(self, place: int) -> bool:
+        """Whether "50 (series 4)" goes on from "images 45 (series 3) and"."""
+        token, series = self.tokens[place], self._token(place + 1)
+        if place == 0 or series is None or self.tokens[place - 1].tag != "series" or not self.found:
+            return False
+        follows = (
+            _LIST.fullmatch(token.link.lstrip(" )]")) is not None and self.found[-1].end >= self.tokens[place - 1].end
+        )
+        return follows and series.tag == "series" and _OF_SERIES.fullmatch(series.link) is not None
+
     def _is_im_tag(self, place: int, end: int) -> bool:
         """Whether ``im n`` alone is an image: German "im 6. Segment" is not."""
         token = self.tokens[place]
@@ -234,7 +258,8 @@ class _Parser:
         return in_brackets and (sign == ";" or self._slash_pair(place))
 
     def _colon_pair(self, series: Number, image: Number, in_brackets: bool, before: str) -> bool:
-        if _CLOCK.search(before.rstrip(" ([")):
+        is_time = series.value < 24 and image.value < 60 and image.end - image.start == 2
+        if _CLOCK.search(before.rstrip(" ([")) or (is_time and _CONTACT.search(before)):
             return False
         if in_brackets:
             return not re.match(r"\s?(?:ratio|verd|dil|mischung)", self.low[image.end : image.end + 12])
@@ -345,7 +370,7 @@ class _Parser:
         return token is not None and token.tag == "" and token.value >= 0
 
     def _opens_bracket(self, start: int) -> bool:
-        return self.low[max(0, start - 3) : start].rstrip()[-1:] in ("(", "[")
+        return _opening(self.low[max(0, start - 28) : start]) > 0
 
     def _continues(self, series: Number) -> bool:
         """Whether a pair follows a reference within its bracket."""
@@ -387,7 +412,8 @@ def _range(first: int, last: Number) -> Sequence[int]:
 
 
 _INSIDE = re.compile(
-    r"[(\[]\s*(?:see|best seen on|in|on|e\.g\.|siehe|vgl\.?|cf\.?|dort|prior|previous(?: study| exam| ct)?|axial|same series,|same series)?\s*$"
+    r"[(\[]\s*(?:see|best seen on|in|on|e\.g\.|siehe|vgl\.?|cf\.?|dort|prior|previous(?: study| exam| ct)?|axial"
+    r"|same series,|same series)?\s*$"
 )
 _AFTER_INSIDE = re.compile(r"[^()\[\]\n]{0,40}?[)\]]")
 

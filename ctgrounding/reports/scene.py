@@ -7,13 +7,11 @@ from ctgrounding.reports.clauses import Clause
 from ctgrounding.reports.lexicon import Finding, Lexicon, Place, Token
 from ctgrounding.reports.places import Located, Numbered, finest, liver_segment, locate, nearest_side, side_of
 from ctgrounding.reports.report import Side
+from ctgrounding.reports.wordlists import words
 
-_NODE_SITES = frozenset(
-    "mediastinum aorta iliac_artery iliac_vena elsewhere lung trachea pancreas bone portal_vein_and_splenic_vein esophagus"
-    " abdominal_wall stomach inferior_vena_cava kidney superior_vena_cava liver hip pleura bowel small_bowel".split()
-)
-_ANAPHORA = frozenset("the this these it its none one der die das dieser diese largest another keine".split())
-_ATTACHED = frozenset({"with", "mit", "and", "und"})
+_NODE_SITES = words("node_sites")
+_LEANING = words("leaning")
+_PLURALS = ("lobes", "arteries", "vessels", "carotids", "arterien", "iden")
 
 
 @dataclass
@@ -50,7 +48,7 @@ class Scene:
             side = nearest_side(mention, clause.mentions, self.tokens) or shared or self.side
             if side is None and mention.entry.sided and not mention.entry.side:
                 side = self._inherited(mention.entry, clause)
-            is_plural = self.tokens[mention.end - 1].word.endswith(("s", "en", "ies"))
+            is_plural = self.tokens[mention.end - 1].word.endswith(_PLURALS)
             located.append(locate(mention.entry, side, not clause.affirmed, is_plural))
         if any(one.place.name == "lymph_node" for one in located):
             located = [one for one in located if one.place.name not in _NODE_SITES]
@@ -123,7 +121,7 @@ class Scene:
         """The place of the sentence before, where this one leans on it: "the left lobe", "none on the right"."""
         if any(said.entry.device for said in clause.findings):
             return []
-        leans = self.tokens[clause.start].word in _ANAPHORA or any(said.entry.cyst for said in clause.findings)
+        leans = self.tokens[clause.start].word in _LEANING or any(said.entry.cyst for said in clause.findings)
         if not leans and not (side and not clause.start):
             return []
         return [_resided(one, side) for one in self.last]

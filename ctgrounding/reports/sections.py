@@ -7,11 +7,13 @@ SECTIONS = ("history", "technique", "comparison", "findings", "impression")
 
 _HEADINGS: Mapping[str, str] = {
     "history": (
-        r"(?:relevant |brief )?(?:clinical )?(?:history|hx|indications?|details|information|data|question|context|background|notes)"
+        r"(?:relevant |brief )?(?:clinical )?(?:history|hx|indications?|details|information|data|question|context"
+        r"|background|notes)"
         r"(?: and indication| and history)?|clinical|reason(?: for (?:exam(?:ination)?|study|scan|request))?|referral"
         r"|clinical history / indication|history/indication|indication/history|request"
         r"|klinische[rn]? (?:angaben?|daten|information(?:en)?|fragestellung)|klin\. ?angaben|klinik|anamnese"
-        r"|(?:klinische )?fragestellung|indikation|(?:rechtfertigende )?indikation(?:sstellung)?|vorgeschichte|diagnosen?"
+        r"|(?:klinische )?fragestellung|indikation|(?:rechtfertigende )?indikation(?:sstellung)?|vorgeschichte"
+        r"|diagnosen?"
         r"|klinik und fragestellung|klinische angaben und fragestellung|angaben"
     ),
     "technique": (
@@ -19,16 +21,21 @@ _HEADINGS: Mapping[str, str] = {
         r"|contrast|untersuchungstechnik|technik|methode|methodik|untersuchungsprotokoll|durchf(?:ü|ue)hrung"
     ),
     "comparison": (
-        r"comparisons?(?: stud(?:y|ies)| exam(?:s|inations?)?)?|priors?|prior (?:imaging|stud(?:y|ies)|exams?)|previous(?: imaging| stud(?:y|ies))?"
-        r"|vergleich(?:suntersuchung(?:en)?|saufnahmen?)?|vgl\.?|vor(?:aufnahmen?|untersuchung(?:en)?|befunde?|bilder)"
+        r"comparisons?(?: stud(?:y|ies)| exam(?:s|inations?)?)?|priors?|prior (?:imaging|stud(?:y|ies)|exams?)"
+        r"|previous(?: imaging| stud(?:y|ies))?"
+        r"|vergleich(?:suntersuchung(?:en)?|saufnahmen?)?|vgl\.?|vor(?:aufnahmen?|untersuchung(?:en)?|befunde?"
+        r"|bilder)"
     ),
     "findings": (
-        r"(?:ct |imaging |radiological |detailed )?findings|report|description|observations?|befund(?:e|beschreibung)?|result of examination"
+        r"(?:ct |imaging |radiological |detailed )?findings|report|description|observations?|befund(?:e"
+        r"|beschreibung)?|result of examination"
     ),
     "impression": (
-        r"impressions?|conclusions?|opinion|summary|result|assessment|interpretation|diagnosis|conclusion and recommendation"
+        r"impressions?|conclusions?|opinion|summary|result|assessment|interpretation|diagnosis"
+        r"|conclusion and recommendation"
         r"|findings and impression|impression/recommendations?|impression and plan"
-        r"|beurteilung|zusammenfassung|zusammenfassende beurteilung|ergebnis|fazit|wertung|einsch(?:ä|ae)tzung|resümee"
+        r"|beurteilung|zusammenfassung|zusammenfassende beurteilung|ergebnis|fazit|wertung|einsch(?:ä|ae)tzung"
+        r"|resümee"
     ),
 }
 _TITLE = r"exam(?:ination)?|study|procedure|type of exam|scan|untersuchung|ct[^\n:]{0,60}"
@@ -74,7 +81,7 @@ def column_section(column: str) -> str:
 
 
 def find_sections(text: str) -> dict[str, tuple[int, int]]:
-    """Characters of each section, headings left out.
+    r"""Characters of each section, headings left out.
 
     A paragraph without heading before the findings is history; one after a short section is findings. A text
     without any heading is findings altogether. A section that comes twice keeps its longest part.
@@ -83,7 +90,7 @@ def find_sections(text: str) -> dict[str, tuple[int, int]]:
         text: A whole report, English or German.
 
     Examples:
-        >>> text = "FINDINGS: Liver normal.\\nIMPRESSION: Normal."
+        >>> text = "FINDINGS: Liver normal.\nIMPRESSION: Normal."
         >>> {name: text[start:end] for name, (start, end) in find_sections(text).items()}
         {'findings': 'Liver normal.', 'impression': 'Normal.'}
     """

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_ABBREVIATIONS = frozenset(
-    "v a aa vv z n m ca ser se nr no bzw ggf evtl max min dr prof vs st approx incl inkl i e g klin path sog bes insb vgl u d b p"
-    " s bild im img fig tbl resp li re bds etc zb syn mod modif art lat med dors ventr t".split()
-)
+from ctgrounding.reports.wordlists import words
+
+_ABBREVIATIONS = words("abbreviations")
 _CLOSING = ("o.b", "n.b", "bds")
 _END = re.compile(r"[.!?]++(?=\s|$)|\n")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+|\d+)\W?$")

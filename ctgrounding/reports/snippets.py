@@ -9,7 +9,9 @@ from ctgrounding.reports.report import OrganStatement, Reference, Snippet
 from ctgrounding.reports.sentences import Sentence
 
 _LEAD_OUT = re.compile(
-    r"[\s,(]*(?:,?\s*(?:as\s+)?(?:best\s+|well\s+)?(?:seen|appreciated|visuali[sz]ed|demonstrated|shown|depicted|identified|noted|observed|zu sehen|dargestellt|erkennbar)\s*(?:on|in|at|auf|im|in der)?|\b(?:see|e\.g\.|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
+    r"[\s,(]*(?:,?\s*(?:as\s+)?(?:best\s+|well\s+)?(?:seen|appreciated|visuali[sz]ed|demonstrated|shown|depicted"
+    r"|identified|noted|observed|zu sehen|dargestellt|erkennbar)\s*(?:on|in|at|auf|im|in der)?|\b(?:see|e\.g\."
+    r"|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"^[\s,;:.)\]|·*-]*(?:(?:and|und|with|mit|sowie)\s+)?[\s,]*", re.IGNORECASE)
@@ -17,17 +19,22 @@ _TRAILING = re.compile(r"[\s,;:.(\[|]*(?:\b(?:and|und|with|mit|sowie|but|aber)\b
 _SIZE = r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b"
 _COMPARISON = re.compile(
     r"[,;]?\s*\(?\b(?:"
-    rf"(?:previously|formerly|prior|before|was|zuvor|vormals|vorher|ehemals|voruntersuchung|voraufnahme|vs\.?)\b[^,;.()]{{0,40}}?{_SIZE}(?:\s+(?:on|am|vom|in)\s+(?:the\s+)?[^,;()]{{0,24}})?"
+    rf"(?:previously|formerly|prior|before|was|zuvor|vormals|vorher|ehemals|voruntersuchung|voraufnahme"
+    rf"|vs\.?)\b[^,;.()]{{0,40}}?{_SIZE}(?:\s+(?:on|am|vom|in)\s+(?:the\s+)?[^,;()]{{0,24}})?"
     rf"|(?:down|up|increased|decreased|grown) from\s+{_SIZE}"
-    r"|(?:unchanged|stable|new|larger|smaller|increased|decreased|progressi\w+|unverändert|neu|größenkonstant|progredient|regredient|konstant|vorbekannt)"
-    r"(?:\s+(?:in size|since|from|compared (?:with|to)|gegenüber|seit|im vergleich(?: zur?| mit)?)(?:\s+(?:the|der|dem|einer))?[^,;.]{0,40})?"
-    r"|so unchanged|(?:since|compared (?:with|to)|gegenüber|im vergleich(?: zur?)?)\b[^,;.]{0,48}|as before|wie zuvor|im vergleich \w+"
+    r"|(?:unchanged|stable|new|larger|smaller|increased|decreased|progressi\w+|unverändert|neu|größenkonstant"
+    r"|progredient|regredient|konstant|vorbekannt)"
+    r"(?:\s+(?:in size|since|from|compared (?:with|to)|gegenüber|seit|im vergleich(?: zur?| mit)?)(?:\s+(?:the"
+    r"|der|dem|einer))?[^,;.]{0,40})?"
+    r"|so unchanged|(?:since|compared (?:with|to)|gegenüber|im vergleich(?: zur?)?)\b[^,;.]{0,48}|as before"
+    r"|wie zuvor|im vergleich \w+"
     r")\)?(?=\s*(?:[,;.)]|$))",
     re.IGNORECASE,
 )
 _ON_DATE = re.compile(r"\s*\((?:on|vom|am)\s[\d./-]+\)")
 _ANY_SIZE = re.compile(
-    rf"[,;]?\s*(?:\b(?:measuring|measures|of|von|bis|to|up to|bis zu|ca\.)\s+)*{_SIZE}(?:\s+(?:in (?:diameter|size)|kurzachse|short axis|messend\w*|großer?n?))?",
+    rf"[,;]?\s*(?:\b(?:measuring|measures|of|von|bis|to|up to|bis zu|ca\.)\s+)*{_SIZE}(?:\s+(?:in (?:diameter"
+    rf"|size)|kurzachse|short axis|messend\w*|großer?n?))?",
     re.IGNORECASE,
 )
 _SIZES = re.compile(
@@ -131,11 +138,8 @@ def _goes_on(text: str, before: Reference, reference: Reference, span: tuple[int
     between = text[before.end : reference.start]
     if reference.end > span[1]:
         return False
-    return (
-        reference.is_prior
-        or len(re.findall(r"[^\W\d_]{3,}", between)) < 2
-        and not re.search(r"\d\s?(?:mm|cm)", between)
-    )
+    has_content = len(re.findall(r"[^\W\d_]{3,}", between)) > 1 or re.search(r"\d\s?(?:mm|cm)", between)
+    return reference.is_prior or not has_content
 
 
 def _within(first: int, last: int, reference: Reference, near: Sequence[OrganStatement]) -> tuple[int, int]:

@@ -135,7 +135,7 @@ def _finished(draft: Draft, tokens: Sequence[Token]) -> _Spoken:
 
 
 def _with_shared_lobes(mentions: list[Mention], tokens: Sequence[Token], table: Lexicon) -> list[Mention]:
-    """ "Upper and middle lobe", "Ober- und Unterlappen": the first word is a lobe too."""
+    """The first word of "upper and middle lobe" or "Ober- und Unterlappen" made a lobe too."""
     starts = {mention.start: mention for mention in mentions}
     added = []
     for at, token in enumerate(tokens[:-1]):

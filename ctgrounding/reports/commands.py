@@ -1,0 +1,91 @@
+"""Files of reports in, files of what they say out."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed
+
+from ctgrounding.errors import ReportError
+from ctgrounding.reports.reader import read
+
+BATCH = 256
+
+
+def read_file(reports: Path, output: Path, workers: int = 1) -> int:
+    """Read reports from a JSON-lines file and write what each says.
+
+    Lines are streamed, so memory does not grow with the file, and come out in the order they went in, whatever the
+    number of workers.
+
+    Args:
+        reports: One JSON object a line with ``id`` and ``text``, the text a string or an object of sections.
+        output: One object a line: ``id``, ``sections``, ``references``, ``snippets``, ``organ_statements``,
+            ``ct_rate_labels``. Written beside its name and renamed when complete.
+        workers: Processes to read with.
+
+    Returns:
+        Number of reports read.
+
+    Raises:
+        ReportError: If a line is no such object; it names the line.
+    """
+    if not reports.is_file():
+        raise ReportError(f"There is no file '{reports}'. Name a JSON-lines file of reports.")
+    if workers < 1:
+        raise ReportError(f"workers is {workers}. Give one or more.")
+    count = 0
+    partial = output.with_name(f"{output.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8") as sink:
+        for line in read_lines(_numbered(reports), workers):
+            sink.write(line + "\n")
+            count += 1
+    partial.replace(output)
+    return count
+
+
+def read_lines(lines: Iterable[tuple[str, str]], workers: int = 1) -> Iterator[str]:
+    """What each JSON line of ``(where, line)`` pairs says, as a JSON line, in order."""
+    if workers == 1:
+        for where, line in lines:
+            yield _read_line(where, line)
+        return
+    parallel = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="4*n_jobs")
+    for batch in parallel(delayed(_read_batch)(batch) for batch in _batches(lines)):
+        yield from batch
+
+
+def _numbered(path: Path) -> Iterator[tuple[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"line {number} of {path}", line
+
+
+def _batches(lines: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    for line in lines:
+        batch.append(line)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read_batch(batch: list[tuple[str, str]]) -> list[str]:
+    return [_read_line(where, line) for where, line in batch]
+
+
+def _read_line(where: str, line: str) -> str:
+    try:
+        entry: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"The {where} is no JSON ({error.msg}). Write one object with 'id' and 'text' a line."
+        ) from None
+    if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("text"), str | dict):
+        raise ReportError(f"The {where} lacks 'id' or 'text'. Write one object with both a line.")
+    return json.dumps({"id": entry["id"], **read(entry["text"]).to_json()}, ensure_ascii=False)
