@@ -19,6 +19,9 @@ from ctgrounding.errors import ConfigError
 
 Duplicates = Literal["ignore", "positive", "negative"]
 
+Positives = Bool[Tensor, "r c"] | tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]] | None
+"""Positive pairs of a tile: a mask, or rows and columns of the few that there are."""
+
 
 @dataclass(frozen=True)
 class RowIds:
@@ -52,11 +55,11 @@ class Pairing:
     own: int
 
     def positives_and_excluded(
-        self, rows: slice, block: int, columns: slice, device: torch.device
-    ) -> tuple[Bool[Tensor, "r c"] | None, Bool[Tensor, "r c"] | None]:
-        """Masks of a tile, None where they are all false. A pair in both is excluded."""
+        self, rows: slice, block: int, columns: slice
+    ) -> tuple[Positives, Bool[Tensor, "r c"] | None]:
+        """Where a tile has positive pairs and where excluded ones, None for nowhere. A pair in both is excluded."""
         if self.image is None or self.text is None:
-            return self._diagonal(rows, block, columns, device), None
+            return self._diagonal(rows, block, columns), None
         one, other = self.image[rows, None], self.text[block, columns]
         positive = (one[..., 0] == other[:, 0]) & (one[..., 0] >= 0)
         excluded = one[..., 1] != other[:, 1]
@@ -71,13 +74,12 @@ class Pairing:
                 excluded |= shared & ~positive
         return positive, excluded
 
-    def _diagonal(self, rows: slice, block: int, columns: slice, device: torch.device) -> Tensor | None:
+    def _diagonal(self, rows: slice, block: int, columns: slice) -> tuple[Tensor, Tensor] | None:
         low, high = max(rows.start, columns.start), min(rows.stop, columns.stop)
         if block != self.own or low >= high:
             return None
-        positive = torch.zeros(rows.stop - rows.start, columns.stop - columns.start, dtype=torch.bool, device=device)
-        positive.diagonal(rows.start - columns.start)[: high - low] = True
-        return positive
+        places = torch.arange(low, high)
+        return places - rows.start, places - columns.start
 
 
 class Texts:

@@ -4,12 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ctgrounding.functional.contrast import Duplicates, Problem, RowIds, contrast, spans
+from ctgrounding.functional.contrast import Duplicates, Positives, Problem, RowIds, contrast, spans
 from ctgrounding.types import Term
 
-TILE_ROWS, TILE_COLUMNS = 512, 2048
-EXACT_ABOVE = 50.0
-"""Where softplus(x) is x in float64 as well; PyTorch's own bound of 20 costs 2e-9."""
+TILE_ROWS, TILE_COLUMNS = 1024, 1024
+FOLDS = 3
 
 
 def sigmoid_contrast(
@@ -62,32 +61,44 @@ def sigmoid_contrast(
 
 def _sweep(problem: Problem) -> tuple[Tensor, Tensor]:
     total = problem.bias_gradient.new_zeros(())
+    scratch = _Scratch(problem)
     for block, columns, texts in problem.texts.tiles(TILE_COLUMNS):
         scaled = (texts * problem.scale).T
         for rows in spans(len(problem.image), TILE_ROWS):
-            logits = torch.addmm(problem.bias, problem.image[rows], scaled)
-            total += _tile(problem, logits, rows, block, columns, texts)
+            logits, spare = scratch.tiles(rows.stop - rows.start, len(texts))
+            torch.mm(problem.image[rows], scaled, out=logits).add_(problem.bias)
+            total += _tile(problem, logits, spare, rows, block, columns, texts)
     weight = problem.weight
     count = total.new_tensor(float(len(problem.image))) if weight is None else weight.sum(dtype=torch.float64)
     return total, count
 
 
-def _tile(problem: Problem, logits: Tensor, rows: slice, block: int, columns: slice, texts: Tensor) -> Tensor:
-    """Sum of one tile; its gradient goes where the problem collects it. ``logits`` is used up."""
-    positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns, logits.device)
-    if positive is not None:
-        logits = torch.where(positive, -logits, logits)
+class _Scratch:
+    """Two tiles' memory, used again and again: fresh pages would cost as much as the arithmetic on them."""
+
+    def __init__(self, problem: Problem) -> None:
+        rows, columns = min(len(problem.image), TILE_ROWS), min(max(problem.texts.counts), TILE_COLUMNS)
+        self._memory = problem.image.new_empty(2, rows * columns)
+
+    def tiles(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        first, second = self._memory[:, : rows * columns]
+        return first.view(rows, columns), second.view(rows, columns)
+
+
+def _tile(
+    problem: Problem, logits: Tensor, spare: Tensor, rows: slice, block: int, columns: slice, texts: Tensor
+) -> Tensor:
+    """Sum of one tile; its gradient goes where the problem collects it. ``logits`` and ``spare`` are used up."""
+    positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns)
+    logits = _turned(logits, positive)
     if excluded is not None:
         logits.masked_fill_(excluded, -torch.inf)
-    softplus = torch.nn.functional.softplus(logits, threshold=EXACT_ABOVE)
+    losses = _softplus_of_rows(logits, spare)
     weight = None if problem.weight is None else problem.weight[rows]
-    total = (softplus.sum() if weight is None else softplus.sum(1) @ weight).double()
+    total = (losses if weight is None else losses * weight).sum(dtype=torch.float64)
     if not problem.wants_gradient:
         return total
-    del softplus
-    gradient = logits.sigmoid_()
-    if positive is not None:
-        gradient = torch.where(positive, -gradient, gradient)
+    gradient = _turned(logits.sigmoid_(), positive)
     if weight is not None:
         gradient.mul_(weight[:, None])
     problem.bias_gradient += gradient.sum()
@@ -96,3 +107,29 @@ def _tile(problem: Problem, logits: Tensor, rows: slice, block: int, columns: sl
     if problem.text_gradient is not None:
         problem.text_gradient[block, columns].addmm_(gradient.T, problem.image[rows])
     return total
+
+
+def _softplus_of_rows(logits: Tensor, spare: Tensor) -> Tensor:
+    """``softplus(logits).sum(1)`` by ``max(x, 0) + log1p(exp(-abs(x)))``, with few logarithms, which cost most.
+
+    Two terms of the sum become one by ``log1p(a) + log1p(b) = log1p(a + b + ab)``, which keeps what is tiny and
+    stays below ``2 ** 2 ** FOLDS``.
+    """
+    rest = torch.abs(logits, out=spare).neg_().exp_()
+    for _ in range(FOLDS):
+        if rest.shape[1] % 2:
+            break
+        one, other = rest.chunk(2, dim=1)
+        rest = one.addcmul_(one, other).add_(other)
+    small = rest.log1p_().sum(1)
+    return small + torch.clamp(logits, min=0, out=spare).sum(1)
+
+
+def _turned(tile: Tensor, positive: Positives) -> Tensor:
+    """The tile with the sign of its positive pairs turned; few are turned in place."""
+    if positive is None:
+        return tile
+    if isinstance(positive, tuple):
+        tile[positive] = -tile[positive]
+        return tile
+    return torch.where(positive, -tile, tile)

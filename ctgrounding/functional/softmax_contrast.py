@@ -95,9 +95,15 @@ def _logits(problem: Problem, rows: slice, blocks: list[tuple[int, Tensor]]) -> 
     for block, texts in blocks:
         tile = image @ texts.T
         columns = slice(0, len(texts))
-        positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns, tile.device)
+        positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns)
         compared = torch.ones_like(tile, dtype=torch.bool) if excluded is None else ~excluded
         logits.append(tile)
-        positives.append(torch.zeros_like(compared) if positive is None else positive & compared)
+        if isinstance(positive, Tensor):
+            positives.append(positive & compared)
+        else:
+            few = torch.zeros_like(compared)
+            if positive is not None:
+                few[positive] = True
+            positives.append(few)
         comparisons.append(compared)
     return torch.cat(logits, 1), torch.cat(positives, 1), torch.cat(comparisons, 1)

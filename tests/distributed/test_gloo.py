@@ -4,14 +4,14 @@ import gloo_work as work
 import pytest
 import torch
 
-from ctgrounding.testing.outcome import sum_ranks, run_step, same_outcome
+from ctgrounding.testing.outcome import run_step, same_outcome, sum_ranks
 from ctgrounding.testing.ranks import RankPool
 from ctgrounding.testing.tiny import tiny_scans
 
 pytestmark = pytest.mark.ddp
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def pool(request):
     with RankPool(request.param) as ranks:
         yield ranks

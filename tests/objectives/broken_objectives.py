@@ -79,6 +79,14 @@ class LocalNegativesOnly(Repel):
         return reports
 
 
+class MeanOverAllRanks(Pull):
+    """Divided as the task will divide it once more: equal on any number of ranks, and too small."""
+
+    def forward(self, encoded, batch):
+        term = super().forward(encoded, batch)["pull"]
+        return {"pull": Term(term.total / distributed.sum_over_ranks(term.weight).clamp(min=1), term.weight)}
+
+
 class AveragesPerRank(Pull):
     """Divides by this rank's number, and by the number of ranks as if the counts were equal."""
 
