@@ -1,6 +1,6 @@
 """Findings of the abdomen and the pelvis."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -121,11 +121,13 @@ def _hydronephrosis(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
     contrast = -float(rng.uniform(48, 60))
     inward = -1 if side_of(site.organ) == "right" else 1
     (x, y, z), (rx, ry, rz) = kidney.centre_mm, kidney.radii_mm
-    basin = Ellipsoid((x + inward * 0.2 * rx, y, z), (0.68 * rx, 0.62 * ry, 0.72 * rz), kidney.tilt_deg, 0.15, z)
+    basin = Ellipsoid(
+        (x + inward * 0.2 * rx, y, z), (0.68 * rx, 0.62 * ry, 0.72 * rz), kidney.tilt_deg, 0.15, rng.uniform(0, 6)
+    )
     pelvis = Ellipsoid((x + inward * 0.95 * rx, y + 6, z - 6), (0.5 * rx, 0.5 * ry, 0.34 * rz))
     hu = anatomy.traits.hu["kidney"] + contrast
     anatomy.layers["lesion"] += [Part(basin, hu), Part(pelvis, hu)]
-    return focal("hydronephrosis", site, basin, (x, y, z), size_mm=None, contrast_hu=contrast)
+    return replace(focal("hydronephrosis", site, basin, (x, y, z), contrast_hu=contrast), size_mm=None)
 
 
 def _shrink(traits: Traits, site: Site, rng: Rng) -> None:

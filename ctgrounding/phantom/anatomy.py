@@ -5,8 +5,10 @@ draws, so a lesion always knows the organ it sits in.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk, table
@@ -23,6 +25,10 @@ LOBES: dict[str, tuple[str, ...]] = {
     "right": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
     "left": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
 }
+
+PLACES_TRIED = 40
+CLEARANCE_MM = 3.0
+"""How far a place chosen in an organ stays away from what is painted over that organ."""
 
 
 class Anatomy:
@@ -87,7 +93,7 @@ class Anatomy:
     def place_in(
         self, organ: str, depth_mm: float, rng: np.random.Generator, z_mm: tuple[float, float] = (-1e4, 1e4)
     ) -> Point:
-        """A random place in an organ.
+        """A random place in an organ where no other organ lies over it.
 
         Args:
             organ: Which organ.
@@ -101,13 +107,35 @@ class Anatomy:
         if organ not in self.organs:
             raise ConfigError(f"This patient has no organ '{organ}'. Choose one of {', '.join(sorted(self.organs))}.")
         low, high = (np.array(corner) for corner in self.bounds_mm(organ))
-        low[2], high[2] = max(low[2], z_mm[0]), min(high[2], z_mm[1])
+        low[2], high[2] = sorted((max(low[2], z_mm[0]), min(high[2], z_mm[1])))
         tries = rng.uniform(low, high, (400, 3)).astype(np.float32)
         x, y, z = (axis[:, None, None] for axis in tries.T)
         depth = np.max([shape.depth_mm(x, y, z)[:, 0, 0] for shape in self.organs[organ]], axis=0)
-        deep = np.flatnonzero(depth >= depth_mm)
-        chosen = tries[deep[0] if len(deep) else int(depth.argmax())]
-        return float(chosen[0]), float(chosen[1]), float(chosen[2])
+        order = np.argsort(depth < depth_mm, kind="stable") if depth.max() >= depth_mm else np.argsort(-depth)
+        places: list[Point] = [(float(px), float(py), float(pz)) for px, py, pz in tries[order[:PLACES_TRIED]]]
+        return next((place for place in places if not self._is_covered(organ, place)), places[0])
+
+    def _is_covered(self, organ: str, place_mm: Point) -> bool:
+        """Whether a part painted after the organ lies over a place, or nearly."""
+        point = np.array(place_mm)
+        near = ((self._boxes[0] - CLEARANCE_MM <= point) & (point <= self._boxes[1] + CLEARANCE_MM)).all(1)
+        x, y, z = (np.full((1, 1, 1), c, np.float32) for c in place_mm)
+        own = [number for number, part in enumerate(self._solids) if part.organ == organ]
+        return any(
+            self._solids[number].shape.depth_mm(x, y, z).item() > -CLEARANCE_MM
+            for number in np.flatnonzero(near).tolist()
+            if number > own[0] and number not in own
+        )
+
+    @cached_property
+    def _solids(self) -> list[Part]:
+        """What can hide an organ, in order of painting."""
+        return [part for layer in LAYERS[:-1] for part in self.layers[layer] if part.organ is not None]
+
+    @cached_property
+    def _boxes(self) -> tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, "n 3"]]:
+        boxes = np.array([part.shape.box_mm() for part in self._solids])
+        return boxes[:, 0], boxes[:, 1]
 
     def paint(self, canvas: Canvas) -> None:
         """Paint every part, layer by layer."""
@@ -169,8 +197,7 @@ def _add_lung(anatomy: Anatomy, lung: Lung, lobes: dict[str, tuple[Plane, ...]])
 def _add_heart(anatomy: Anatomy) -> None:
     traits = anatomy.traits
     heart = anatomy.solid("mediastinum", "heart", (-16, 26, 104), (54, 44, 46), traits.hu["heart"], (-28.0, 20.0))
-    fat = Ellipsoid(heart.centre_mm, tuple(r + 6 for r in heart.radii_mm), heart.tilt_deg)  # type: ignore[arg-type]
-    anatomy.layers["pericardium"].append(Part(fat, traits.hu["fat"], ""))
+    anatomy.layers["pericardium"].append(Part(heart.grown(6.0), traits.hu["fat"], ""))
     x, y, z = heart.centre_mm
     rx, ry, rz = heart.radii_mm
     ventricle = Ellipsoid(

@@ -22,6 +22,7 @@ from ctgrounding.phantom.findings import (
 )
 from ctgrounding.phantom.shapes import Capsule, Cut, Ellipsoid
 from ctgrounding.phantom.skeleton import LABELLED_LEVELS, vertebra
+from ctgrounding.phantom.viscera import GAS_HU
 
 Rng = np.random.Generator
 _LOBE_SITES = tuple(
@@ -40,10 +41,9 @@ def _pericardial_effusion(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
     heart = anatomy.organs["heart"][0]
     assert isinstance(heart, Ellipsoid)
     width = float(rng.uniform(11, 19))
-    rx, ry, rz = (r + width for r in heart.radii_mm)
-    sac = Ellipsoid(heart.centre_mm, (rx, ry, rz), heart.tilt_deg)
+    sac = heart.grown(width)
     anatomy.layers["pericardium"].append(Part(sac, float(rng.uniform(4, 20)), ""))
-    return focal("pericardial_effusion", site, sac, heart.centre_mm, size_mm=width)
+    return replace(focal("pericardial_effusion", site, sac, heart.centre_mm), size_mm=width)
 
 
 def _pleural_effusion(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
@@ -128,7 +128,8 @@ def _aortic_calcification(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
             length = float(rng.uniform(8, 17) if plaques else 18.5)
             plaques.append(Ellipsoid(centre, (3.2, 3.2, length / 2)))
     anatomy.layers["lesion"].extend(Part(plaque, float(rng.uniform(600, 1000))) for plaque in plaques)
-    return focal("aortic_calcification", site, plaques[0], plaques[0].centre_mm, size_mm=None, count=len(plaques))
+    largest = focal("aortic_calcification", site, plaques[0], plaques[0].centre_mm, count=len(plaques))
+    return replace(largest, size_mm=None)
 
 
 def _thyroid_nodule(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
@@ -149,9 +150,7 @@ def _hiatal_hernia(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
     pouch = Ellipsoid(centre, (x, y, z), ripple=0.1, phase=float(rng.uniform(0, 6)))
     inner = Ellipsoid(centre, (x - 4.5, y - 4.5, z - 4.5))
     gas = Cut(inner, (((0.0, -1.0, 0.0), -(centre[1] + float(rng.uniform(-2, 8)))),))
-    anatomy.layers["lesion"] += [
-        Part(pouch, traits.hu["gut"], "stomach"), Part(inner, 22.0, None), Part(gas, -950.0, None),
-    ]  # fmt: skip
+    anatomy.layers["lesion"] += [Part(pouch, traits.hu["gut"], "stomach"), Part(inner, 22.0), Part(gas, GAS_HU)]
     return focal("hiatal_hernia", site, pouch, centre)
 
 
@@ -169,7 +168,7 @@ def _crush(traits: Traits, site: Site, rng: Rng) -> None:
 
 def _vertebral_fracture(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:
     body = vertebra(anatomy, site.place)
-    return focal("vertebral_fracture", site, body, body.centre_mm, size_mm=None)
+    return replace(focal("vertebral_fracture", site, body, body.centre_mm), size_mm=None)
 
 
 _HEART = (Site("heart", (66, 145)),)

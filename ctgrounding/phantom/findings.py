@@ -157,7 +157,13 @@ def swell(low: Point, high: Point) -> Alteration:
 
 
 def focus(
-    anatomy: Anatomy, centre_mm: Point, diameter_mm: float, hu: float, rng: np.random.Generator, **paint: object
+    anatomy: Anatomy,
+    centre_mm: Point,
+    diameter_mm: float,
+    hu: float,
+    rng: np.random.Generator,
+    organ: str | None = None,
+    only_in: tuple[str, ...] = (),
 ) -> Ellipsoid:
     """Draw a round focus whose largest diameter is ``diameter_mm``.
 
@@ -167,29 +173,34 @@ def focus(
         diameter_mm: Its largest diameter.
         hu: Its HU.
         rng: Source of chance.
-        **paint: ``organ`` and ``only_in`` of :class:`~ctgrounding.phantom.shapes.Part`.
+        organ: Organ whose label it takes, None to leave labels.
+        only_in: Organs that it does not reach out of; empty if it may.
     """
-    x, y, z = diameter_mm / 2 * np.append(rng.uniform(0.85, 1.0, 2), 1.0)[rng.permutation(3)]
-    shape = Ellipsoid(centre_mm, (float(x), float(y), float(z)))
-    anatomy.layers["lesion"].append(Part(shape, hu, **paint))  # type: ignore[arg-type]
+    x, y, z = (diameter_mm / 2 * np.append(rng.uniform(0.85, 1.0, 2), 1.0)[rng.permutation(3)]).tolist()
+    shape = Ellipsoid(centre_mm, (x, y, z))
+    anatomy.layers["lesion"].append(Part(shape, hu, organ, only_in))
     return shape
 
 
-def focal(kind: str, site: Site, shape: Shape, centre_mm: Point, **more: object) -> Finding:
-    """Describe a drawn shape as a finding."""
+def focal(
+    kind: str, site: Site, shape: Shape, centre_mm: Point, contrast_hu: float | None = None, count: int = 1
+) -> Finding:
+    """Describe a drawn shape as a finding as long as the shape's box."""
     low, high = shape.box_mm()
-    size = max(b - a for a, b in zip(low, high, strict=True))
-    return Finding(kind, site.organs, site.place, low, high, centre_mm, **{"size_mm": size, **more})  # type: ignore[arg-type]
+    size_mm = max(b - a for a, b in zip(low, high, strict=True))
+    return Finding(kind, site.organs, site.place, low, high, centre_mm, size_mm, contrast_hu, count)
 
 
 def middle_of(shape: Shape) -> tuple[Point, Point, Point]:
     """Mean, lowest and highest corner of the points inside a shape that has no simple formula."""
-    low, high = (np.array(corner) for corner in shape.box_mm())
+    low, high = shape.box_mm()
     x, y, z = np.meshgrid(*(np.linspace(a, b, 24, dtype=np.float32) for a, b in zip(low, high, strict=True)))
     inside = shape.depth_mm(x, y, z) > 0
-    points = np.stack([x[inside], y[inside], z[inside]])
-    middle, lowest, highest = (tuple(map(float, p)) for p in (points.mean(1), points.min(1), points.max(1)))
-    return middle, lowest, highest  # type: ignore[return-value]
+    points = [axis[inside] for axis in (x, y, z)]
+    mean_x, mean_y, mean_z = (float(axis.mean()) for axis in points)
+    x0, y0, z0 = (float(axis.min()) for axis in points)
+    x1, y1, z1 = (float(axis.max()) for axis in points)
+    return (mean_x, mean_y, mean_z), (x0, y0, z0), (x1, y1, z1)
 
 
 def zone_in(site: Site, traits: Traits, margin_mm: float = 0.0) -> Zone:

@@ -58,12 +58,18 @@ class Ellipsoid:
         inverse = [np.float32(1 / r) for r in self.radii_mm]
         u, v, w = ((d * i) ** 2 for d, i in zip((dx, dy, dz), inverse, strict=True))
         k0 = np.sqrt(u + v + w)
-        k1 = np.sqrt(u * inverse[0] ** 2 + v * inverse[1] ** 2 + w * inverse[2] ** 2) + np.float32(1e-6)
-        scale = k0 / k1
+        k1 = np.sqrt(u * inverse[0] ** 2 + v * inverse[1] ** 2 + w * inverse[2] ** 2)
+        tiny = np.float32(1e-6)  # at the very centre both vanish and the ratio is the shortest radius
+        scale = (k0 + tiny * np.float32(min(self.radii_mm))) / (k1 + tiny)
         if self.ripple:
             k0 = k0 * (1 - np.float32(self.ripple / 3) * self._waves(dx, dy, dz))
         depth: Depth = scale * (1 - k0)
         return depth
+
+    def grown(self, by_mm: float) -> "Ellipsoid":
+        """The same ellipsoid with longer semi-axes and a smooth surface."""
+        x, y, z = (radius + by_mm for radius in self.radii_mm)
+        return Ellipsoid(self.centre_mm, (x, y, z), self.tilt_deg)
 
     def _waves(self, dx: Depth, dy: Depth, dz: Depth) -> Depth:
         turns = [np.float32(2.6 / r) for r in self.radii_mm]
