@@ -1,5 +1,6 @@
 """Where a sentence is cut into clauses: at its connectives, before a "no", after a reference."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ _UNITS = frozenset({"mm", "cm"})
 _NODE_WORDS = words("node_words")
 _NODE_ENDINGS = ("al", "ar", "ary", "ic", "able", "ale", "alen", "aere", "aeren", "are", "aren", "ogical", "enlarged")
 DICTATED_WORDS = 28
+LOBE_GAP = 2
 
 
 class Cut(NamedTuple):
@@ -46,6 +48,7 @@ def cut(
     whole = {at for mention in mentions for at in range(mention.start + 1, mention.end)} | _node_places(
         tokens, mentions
     )
+    whole |= _paired_lobes(mentions)
     spans = list(kept)
     if spans:
         whole |= {at for at, token in enumerate(tokens) if any(first < token.start < last for first, last in spans)}
@@ -117,6 +120,17 @@ def _node_places(tokens: Sequence[Token], mentions: Sequence[Mention]) -> set[in
                 whole.add(at)
             at -= 1
     return whole
+
+
+def _paired_lobes(mentions: Sequence[Mention]) -> set[int]:
+    """Connectives within "upper and lower lobe"."""
+    lobes = [m for m in mentions if m.kind == "place" and m.entry.parent == "lung"]
+    return {
+        at
+        for one, other in itertools.pairwise(lobes)
+        if other.start - one.end <= LOBE_GAP
+        for at in range(one.end, other.start)
+    }
 
 
 def _dictated(tokens: Sequence[Token], mentions: Sequence[Mention], marks: Sequence[_Mark]) -> list[_Mark]:

@@ -100,7 +100,7 @@ class Lexicon:
 
     Examples:
         >>> [mention.phrase for mention in lexicon().mentions(tokens_of("No plerual effusion, Leberzysten"))]
-        ['no', 'pleural effusion', 'leber', 'zyste']
+        ['no', 'pleural effusion', 'leber', 'zysten']
     """
 
     def __init__(self, places: Iterable[Place], findings: Iterable[Finding]) -> None:

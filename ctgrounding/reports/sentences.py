@@ -8,7 +8,7 @@ from ctgrounding.reports.wordlists import words
 
 _ABBREVIATIONS = words("abbreviations")
 _CLOSING = ("o.b", "n.b", "bds")
-_END = re.compile(r"[.!?]++(?=\s|$)|\n")
+_END = re.compile(r"[.!?]++(?=\s|$)|\n(?:[ \t]*+\n)*+")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+|\d+)\W?$")
 _ORDINAL_NOUN = re.compile(
     r"\s+(?:rippe|segment|icr|bwk|lwk|hwk|tag|monat|brustwirbel|lendenwirbel|und|bis)", re.IGNORECASE
