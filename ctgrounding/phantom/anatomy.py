@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ctgrounding.errors import ConfigError
-from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk, table
+from ctgrounding.phantom.body import Lung, LungTexture, Traits, Trunk, sized_as, table
 from ctgrounding.phantom.canvas import Canvas, Part
 from ctgrounding.phantom.shapes import Block, Cut, Ellipsoid, Plane, Point, Shape, tube
 
@@ -65,9 +65,9 @@ class Anatomy:
     ) -> Ellipsoid:
         """Add an organ that is one rippled ellipsoid, sized and shifted as the patient's traits say."""
         traits = self.traits
-        key = organ if organ in traits.shifts else organ.removesuffix("_left").removesuffix("_right")
+        key = sized_as(organ)
         x, y, z = (a + b for a, b in zip(traits.at(*centre_mm), traits.shifts.get(key, (0, 0, 0)), strict=True))
-        rx, ry, rz = (r * s for r, s in zip(radii_mm, traits.size(key), strict=True))
+        rx, ry, rz = (r * s for r, s in zip(radii_mm, traits.size(organ), strict=True))
         room = 150 * traits.scale[0] - rx
         x = min(max(x, -room), room)
         shape = Ellipsoid((x, y, z), (rx, ry, rz), tilt_deg, 0.09, traits.phases.get(key, 0.0))
@@ -76,7 +76,7 @@ class Anatomy:
 
     def vessel(self, layer: str, organ: str, points_mm: list[Point], radii_mm: list[float], hu: float) -> None:
         """Add a tube whose calibre grows with the organ's size."""
-        calibre = float(np.cbrt(np.prod(self.traits.size(organ))))
+        calibre = self.traits.calibre(organ)
         shapes = tube([self.traits.at(*point) for point in points_mm], [calibre * r for r in radii_mm])
         self.add(layer, shapes, hu, organ)
 
@@ -113,19 +113,17 @@ class Anatomy:
         depth = np.max([shape.depth_mm(x, y, z)[:, 0, 0] for shape in self.organs[organ]], axis=0)
         order = np.argsort(depth < depth_mm, kind="stable") if depth.max() >= depth_mm else np.argsort(-depth)
         places: list[Point] = [(float(px), float(py), float(pz)) for px, py, pz in tries[order[:PLACES_TRIED]]]
-        return next((place for place in places if not self._is_covered(organ, place)), places[0])
-
-    def _is_covered(self, organ: str, place_mm: Point) -> bool:
-        """Whether a part painted after the organ lies over a place, or nearly."""
-        point = np.array(place_mm)
-        near = ((self._boxes[0] - CLEARANCE_MM <= point) & (point <= self._boxes[1] + CLEARANCE_MM)).all(1)
-        x, y, z = (np.full((1, 1, 1), c, np.float32) for c in place_mm)
         own = [number for number, part in enumerate(self._solids) if part.organ == organ]
-        return any(
-            self._solids[number].shape.depth_mm(x, y, z).item() > -CLEARANCE_MM
-            for number in np.flatnonzero(near).tolist()
-            if number > own[0] and number not in own
-        )
+        over = [number for number in range(own[0] + 1, len(self._solids)) if number not in own]
+        return next((place for place in places if not self._is_covered(place, over)), places[0])
+
+    def _is_covered(self, place_mm: Point, over: list[int]) -> bool:
+        """Whether one of some parts, named by their numbers, lies over a place or nearly."""
+        low, high = self._boxes
+        near = ((low[over] - CLEARANCE_MM <= place_mm) & (place_mm <= high[over] + CLEARANCE_MM)).all(1)
+        x, y, z = (np.full((1, 1, 1), c, np.float32) for c in place_mm)
+        depths = (self._solids[over[i]].shape.depth_mm(x, y, z).item() for i in np.flatnonzero(near).tolist())
+        return any(depth > -CLEARANCE_MM for depth in depths)
 
     @cached_property
     def _solids(self) -> list[Part]:

@@ -41,9 +41,10 @@ TISSUE_HU: dict[str, tuple[float, float, float]] = {
 SIZED_ORGANS = (
     "spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "adrenal_gland_right",
     "adrenal_gland_left", "thyroid_gland", "small_bowel", "duodenum", "colon", "urinary_bladder", "prostate",
-    "heart", "aorta", "inferior_vena_cava", "portal_vein_and_splenic_vein", "autochthon", "iliopsoas",
+    "heart", "aorta", "inferior_vena_cava", "superior_vena_cava", "portal_vein_and_splenic_vein", "iliac_artery",
+    "esophagus", "autochthon", "iliopsoas", "gluteus_maximus", "bones",
 )  # fmt: skip
-"""Organs whose size is drawn by itself; the rest grow with the body."""
+"""What has a size of its own; muscles, iliac arteries and bones have it in common. The rest grow with the body."""
 
 
 @dataclass
@@ -90,10 +91,18 @@ class Traits:
 
     def size(self, organ: str) -> Point:
         """Linear size of an organ along x, y, z relative to the middle, everything included."""
-        swelling = self.swelling.get(organ)
-        own = swelling or self.sizes.get(organ, (1.0, 1.0, 1.0))
+        own = self.swelling.get(organ) or self.sizes.get(sized_as(organ), (1.0, 1.0, 1.0))
         x, y, z = (scale * factor for scale, factor in zip(self.scale, own, strict=True))
         return x, y, z
+
+    def calibre(self, organ: str) -> float:
+        """Size of an organ relative to the middle as one number, for tubes."""
+        return float(np.cbrt(np.prod(self.size(organ))))
+
+
+def sized_as(organ: str) -> str:
+    """Entry of :data:`SIZED_ORGANS` that gives an organ its size, or the organ itself."""
+    return organ if organ in SIZED_ORGANS else organ.removesuffix("_left").removesuffix("_right")
 
 
 def draw_traits(sex: Sex, rng: np.random.Generator) -> Traits:

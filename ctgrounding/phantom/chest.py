@@ -100,7 +100,7 @@ def _collapse(traits: Traits, site: Site, rng: Rng) -> None:
 
 def _widen(traits: Traits, site: Site, rng: Rng) -> None:
     stretch = "abdominal" if site.place == "infrarenal" else site.place
-    traits.aneurysm_mm[stretch] = float(rng.uniform(25, 31)) / float(np.cbrt(np.prod(traits.size("aorta"))))
+    traits.aneurysm_mm[stretch] = float(rng.uniform(25, 31)) / traits.calibre("aorta")
 
 
 def _aneurysm(anatomy: Anatomy, site: Site, rng: Rng) -> Finding:

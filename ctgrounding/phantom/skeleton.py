@@ -78,53 +78,37 @@ def add_muscles(anatomy: Anatomy) -> None:
     traits = anatomy.traits
     hu = traits.hu["muscle"]
     for side, name in ((1, "right"), (-1, "left")):
-        thick = float(np.cbrt(np.prod(traits.sizes["autochthon"])))
-        back = [traits.at(side * 30, -82, z) for z in (-200, -100, 0, 100, 200, 280)]
-        radii = [thick * r for r in (17, 21, 19, 15, 13, 12)]
-        anatomy.add("skeleton", tube(back, radii), hu, f"autochthon_{name}")
-        thick = float(np.cbrt(np.prod(traits.sizes["iliopsoas"])))
-        front = [
-            traits.at(side * x, y, z) for x, y, z in ((28, -36, 0), (42, -24, -110), (62, 6, -195), (88, 34, -275))
-        ]
-        anatomy.add("muscle", tube(front, [thick * r for r in (9, 19, 24, 16)]), hu, f"iliopsoas_{name}")
-        buttock = Ellipsoid(traits.at(side * 92, -72, -232), (52, 32, 62), (0.0, side * 20.0))
-        anatomy.add("muscle", [buttock], hu, f"gluteus_maximus_{name}")
+        back: list[Point] = [(side * 30, -82, z) for z in (-200, -100, 0, 100, 200, 280)]
+        anatomy.vessel("skeleton", f"autochthon_{name}", back, [17, 21, 19, 15, 13, 12], hu)
+        front: list[Point] = [(side * 28, -36, 0), (side * 42, -24, -110), (side * 62, 6, -195), (side * 88, 34, -275)]
+        anatomy.vessel("muscle", f"iliopsoas_{name}", front, [9, 19, 24, 16], hu)
+        buttock = (side * 92, -72, -232), (52, 32, 62)
+        anatomy.solid("muscle", f"gluteus_maximus_{name}", *buttock, hu, (0.0, side * 20.0))
 
 
 def add_bones(anatomy: Anatomy) -> None:
     """Spine, pelvis, thighs, breastbone, shoulder blades and collar bones."""
     _add_spine(anatomy)
-    traits = anatomy.traits
-    _bone(anatomy, "sacrum", [Ellipsoid(traits.at(0, -58, -212), (46, 16, 50), (0.0, 0.0), 0.08, 1.0)])
-    sternum = Ellipsoid(traits.at(0, 88, 165), (17, 7, 78))
-    _bone(anatomy, "sternum", [sternum])
+    _bone(anatomy, "sacrum", [_lump(anatomy, (0, -58, -212), (46, 16, 50))])
+    _bone(anatomy, "sternum", [_lump(anatomy, (0, 88, 165), (17, 7, 78))])
     for side, name in ((1, "right"), (-1, "left")):
         _bone(anatomy, f"hip_{name}", _hip(anatomy, side))
-        head, neck, shaft = (
-            traits.at(side * 88, 6, -242),
-            traits.at(side * 124, -6, -272),
-            traits.at(side * 134, 0, -420),
-        )
-        gap = Ellipsoid(head, (25.0, 25.0, 25.0))
-        anatomy.add("skeleton", [gap], 40.0, "")
-        thigh: list[Shape] = [
-            Ellipsoid(head, (22.0, 22.0, 22.0)),
-            Capsule(head, neck, 15, 17),
-            Capsule(neck, shaft, 17, 15),
-        ]
-        _bone(anatomy, f"femur_{name}", thigh)
-        blade = Ellipsoid(traits.at(side * 98, -72, 222), (42, 6, 56), (0.0, side * 28.0))
-        _bone(anatomy, f"scapula_{name}", [blade])
-        collar = [traits.at(side * x, y, z) for x, y, z in ((16, 52, 258), (60, 38, 264), (104, -2, 268))]
-        _bone(anatomy, f"clavicula_{name}", tube(collar, [8, 7, 7]))
+        head: Point = (side * 88, 6, -242)
+        anatomy.add("skeleton", [_lump(anatomy, head, (25, 25, 25))], 40.0, "")
+        shaft = _rods(anatomy, [head, (side * 124, -6, -272), (side * 134, 0, -420)], [15, 17, 15])
+        _bone(anatomy, f"femur_{name}", [_lump(anatomy, head, (22, 22, 22)), *shaft])
+        _bone(anatomy, f"scapula_{name}", [_lump(anatomy, (side * 98, -72, 222), (42, 6, 56), (0.0, side * 28.0))])
+        collar: list[Point] = [(side * 16, 52, 258), (side * 60, 38, 264), (side * 104, -2, 268)]
+        _bone(anatomy, f"clavicula_{name}", _rods(anatomy, collar, [8, 7, 7]))
 
 
 def vertebra(anatomy: Anatomy, level: str) -> VertebralBody:
     """The body of a vertebra, in body coordinates."""
     z, y, half_height, half_width, half_depth = _SPINE_MM[level]
-    sx, sy, sz = anatomy.traits.scale
+    wide, deep, _ = anatomy.traits.size("bones")
+    radii = half_width * wide, half_depth * deep, half_height * anatomy.traits.scale[2]
     wedge = 0.62 if level in anatomy.traits.fractured else 0.0
-    return VertebralBody(anatomy.traits.at(0, y, z), (half_width * sx, half_depth * sy, half_height * sz), wedge)
+    return VertebralBody(anatomy.traits.at(0, y, z), radii, wedge)
 
 
 def _add_spine(anatomy: Anatomy) -> None:
@@ -149,13 +133,22 @@ def _add_spine(anatomy: Anatomy) -> None:
 
 
 def _hip(anatomy: Anatomy, side: int) -> list[Shape]:
-    at = anatomy.traits.at
-    wing = Ellipsoid(at(side * 88, -6, -186), (9, 58, 56), (side * 18.0, side * -24.0))
-    socket = Ellipsoid(at(side * 84, 4, -240), (32, 30, 34))
-    inner = Cut(socket, (((float(side), 0.0, 0.0), at(side * 92, 0, 0)[0] * side),))
-    ramus = Capsule(at(side * 74, 14, -256), at(side * 8, 52, -276), 10, 9)
-    seat = Capsule(at(side * 74, -18, -258), at(side * 60, -30, -308), 14, 15)
-    return [wing, inner, ramus, seat]
+    wing = _lump(anatomy, (side * 88, -6, -186), (9, 58, 56), (side * 18.0, side * -24.0))
+    socket = _lump(anatomy, (side * 84, 4, -240), (32, 30, 34))
+    half = Cut(socket, (((float(side), 0.0, 0.0), 92 * anatomy.traits.scale[0]),))
+    ramus = _rods(anatomy, [(side * 74, 14, -256), (side * 8, 52, -276)], [10, 9])
+    seat = _rods(anatomy, [(side * 74, -18, -258), (side * 60, -30, -308)], [14, 15])
+    return [wing, half, *ramus, *seat]
+
+
+def _lump(anatomy: Anatomy, centre_mm: Point, radii_mm: Point, tilt_deg: tuple[float, float] = (0.0, 0.0)) -> Ellipsoid:
+    x, y, z = (radius * factor for radius, factor in zip(radii_mm, anatomy.traits.size("bones"), strict=True))
+    return Ellipsoid(anatomy.traits.at(*centre_mm), (x, y, z), tilt_deg)
+
+
+def _rods(anatomy: Anatomy, points_mm: list[Point], radii_mm: list[float]) -> list[Shape]:
+    calibre = anatomy.traits.calibre("bones")
+    return tube([anatomy.traits.at(*point) for point in points_mm], [calibre * radius for radius in radii_mm])
 
 
 def _bone(anatomy: Anatomy, organ: str, shapes: list[Shape]) -> None:

@@ -9,5 +9,5 @@ SEED = 7
 
 @pytest.fixture(scope="session")
 def patients() -> list[Patient]:
-    """Eighty patients, every other one written in the words kept for held-out patients."""
-    return [make_patient(i, SEED, voxel_mm=10.0, wording="train" if i % 2 else "held_out") for i in range(80)]
+    """Sixty-four patients, every other one written in the words kept for held-out patients."""
+    return [make_patient(i, SEED, voxel_mm=12.0, wording="train" if i % 2 else "held_out") for i in range(64)]
