@@ -44,7 +44,10 @@ class Transport(Protocol):
         """Sum of every rank's ``tensor``; the argument is left as it is."""
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
-        """This rank's part, of ``world_size`` equal ones along dimension 0, of the sum of every rank's ``tensor``."""
+        """This rank's part, of ``world_size`` equal ones along dimension 0, of the sum of every rank's ``tensor``.
+
+        The argument may be used up.
+        """
 
 
 class _Processes:
@@ -72,6 +75,9 @@ class _Processes:
 
     def reduce_scatter(self, tensor: Tensor) -> Tensor:
         sent = self._on_wire(tensor).contiguous()
+        if dist.get_backend() == "gloo":  # its own reduce-scatter is an all-reduce of a copy
+            dist.all_reduce(sent)
+            return sent.chunk(self.world_size)[self.rank].clone()
         received = sent.new_empty((sent.shape[0] // self.world_size, *sent.shape[1:]))
         dist.reduce_scatter_single(received, sent)
         return received.to(tensor.device)
@@ -196,7 +202,7 @@ def reduce_blocks(blocks: Float[Tensor, "W P ..."], rows: int) -> Float[Tensor, 
     """This rank's rows of the sum of all ranks' ``blocks``: what a gather sends back, without gradient.
 
     Args:
-        blocks: One padded block a rank, as :func:`start_gather` laid them out.
+        blocks: One padded block a rank, as :func:`start_gather` laid them out; may be used up.
         rows: Number of this rank's rows. Narrow floats are summed in float32.
     """
     channel = _transport()

@@ -64,17 +64,22 @@ def step(name, questions, scans_of_ranks):
 
 
 def steps_with_absences(questions, steps):
-    """Many steps in which parts are absent at random and the last rank has nothing; sums and gradients of each."""
+    """Many steps in which parts are absent at random and the last rank has nothing; see :func:`summary`."""
     made = objectives(questions)
-    heads = TinyHeads()
     found = []
     for number in range(steps):
-        for objective in made.values():
-            scans = absences(number, distributed.world_size())[distributed.rank()]
-            outcome = run_rank(objective, heads, scans, 0, number, None)
-            heads.zero_grad()
-            found.append((outcome.totals, {name: float(value.norm()) for name, value in outcome.gradients.items()}))
+        scans = absences(number, distributed.world_size())[distributed.rank()]
+        found += [summary(run_rank(objective, TinyHeads(), scans, step=number)) for objective in made.values()]
     return found
+
+
+def summary(outcome):
+    """Totals, weights and the gradients of all heads in one row, as NumPy, which travels without file handles."""
+    heads = [
+        outcome.gradients.get(f"head {name}", torch.zeros_like(head)) for name, head in TinyHeads().named_parameters()
+    ]
+    parts = [*outcome.totals.values(), *outcome.weights.values(), *(head.flatten() for head in heads)]
+    return torch.cat([part.detach().double().flatten() for part in parts]).numpy()
 
 
 def absences(step, world):
