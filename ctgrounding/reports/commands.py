@@ -8,7 +8,9 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from ctgrounding.errors import ReportError
+from ctgrounding.reports.dictionary import Dictionary
 from ctgrounding.reports.reader import read
+from ctgrounding.reports.report import Report
 
 BATCH = 256
 
@@ -46,6 +48,35 @@ def read_file(reports: Path, output: Path, workers: int = 1) -> int:
     return count
 
 
+def build_dictionary(reports: Path, output: Path, sentences: Path | None = None, least: int = 3) -> int:
+    """Build an abnormality dictionary from training reports.
+
+    Args:
+        reports: One JSON object a line with ``id``, ``text`` and ``split``, which must be ``train``.
+        output: YAML file to write, with counts and synonyms, to be read and edited.
+        sentences: YAML file of organ to sentences, as the objective ``OrganGrounding`` reads it; none by default.
+        least: Reports that must state a finding for it to be kept.
+
+    Returns:
+        Number of entries.
+
+    Raises:
+        ReportError: If a line is of another split or holds no report.
+    """
+    dictionary = Dictionary.build((_training_report(where, line) for where, line in _numbered(reports)), least)
+    dictionary.save(output)
+    if sentences is not None:
+        dictionary.save_sentences(sentences)
+    return sum(len(entries) for entries in dictionary.entries.values())
+
+
+def _training_report(where: str, line: str) -> Report:
+    entry = _parse(where, line)
+    if entry.get("split") != "train":
+        raise ReportError(f"The {where} is of split '{entry.get('split')}'. Dictionaries are built from 'train' alone.")
+    return read(entry["text"])
+
+
 def read_lines(lines: Iterable[tuple[str, str]], workers: int = 1) -> Iterator[str]:
     """What each JSON line of ``(where, line)`` pairs says, as a JSON line, in order."""
     if workers == 1:
@@ -80,12 +111,15 @@ def _read_batch(batch: list[tuple[str, str]]) -> list[str]:
 
 
 def _read_line(where: str, line: str) -> str:
+    entry = _parse(where, line)
+    return json.dumps({"id": entry["id"], **read(entry["text"]).to_json()}, ensure_ascii=False)
+
+
+def _parse(where: str, line: str) -> dict[str, Any]:
     try:
         entry: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ReportError(
-            f"The {where} is no JSON ({error.msg}). Write one object with 'id' and 'text' a line."
-        ) from None
+        raise ReportError(f"The {where} is no JSON ({error.msg}). Write one object a line.") from None
     if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("text"), str | dict):
         raise ReportError(f"The {where} lacks 'id' or 'text'. Write one object with both a line.")
-    return json.dumps({"id": entry["id"], **read(entry["text"]).to_json()}, ensure_ascii=False)
+    return entry

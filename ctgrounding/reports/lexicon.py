@@ -52,6 +52,7 @@ class Finding:
     device: bool
     cyst: bool
     bundle: bool
+    focal: bool
 
 
 class Concept(NamedTuple):
@@ -334,6 +335,7 @@ def _finding(key: str, entry: Mapping[str, Any]) -> Finding:
         device=bool(entry.get("device")),
         cyst=bool(entry.get("cyst")),
         bundle=bool(entry.get("bundle")),
+        focal=bool(entry.get("focal")),
     )
 
 
