@@ -5,21 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jsonargparse
 import yaml
+from jsonargparse import set_parsing_settings
+from jsonargparse._actions import ActionConfigFile
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins import CheckpointIO
 from omegaconf.errors import OmegaConfBaseException
 
 from ctgrounding.data.datamodule import ShardDataModule
-from ctgrounding.errors import ConfigError
+from ctgrounding.errors import ConfigError, CTGroundingError
+from ctgrounding.noise import silence
 from ctgrounding.parsing import brief
 from ctgrounding.tasks.callbacks import SaveOnSignal
+from ctgrounding.tasks.checkpoints import LAST, WholeCheckpoints, default_checkpoints
 from ctgrounding.tasks.pretrain import Pretrain
+from ctgrounding.written import Written
 
+_CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
 USAGE = "ctgrounding {command} --config FILE [--config OVERLAY] [--key.nested value ...]"
 
 
@@ -33,10 +39,13 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
     Raises:
         ConfigError: If the configuration cannot be used; the message says which key.
     """
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    written = Written(words)
+    written.check_objectives()
+    silence()
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     cli = TrainerCLI if execute else ParseOnlyCLI
     commands = ("fit", "validate", "test", "predict")
-    argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are given
+    argv, sys.argv = sys.argv, [sys.argv[0], *words]  # other ranks are started with these
     try:
         return cli(
             Pretrain,
@@ -48,8 +57,12 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
             auto_configure_optimizers=False,
             parser_kwargs={name: {"usage": USAGE.format(command=name)} for name in commands},
         )
-    except (OmegaConfBaseException, MisconfigurationException) as error:
-        raise ConfigError(brief(error)) from error
+    except (OmegaConfBaseException, MisconfigurationException, UnparsedError) as error:
+        raise ConfigError(brief(error, written)) from error
+    except ValueError as error:
+        if isinstance(error, CTGroundingError) or "Does not validate" not in str(error):
+            raise
+        raise ConfigError(brief(error, written)) from error  # a class refused its arguments
     finally:
         sys.argv = argv
 
@@ -58,11 +71,15 @@ class TrainerParser(LightningArgumentParser):
     """Lightning's parser, with interpolation that follows overrides and one-sentence errors."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Lightning's own signature)
-        super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+        super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise instead of printing fifty lines of usage."""
-        raise ConfigError(brief(message)) from ex
+        """Raise instead of printing fifty lines of usage; :func:`run` puts the message into words."""
+        raise UnparsedError(message) from ex
+
+
+class UnparsedError(Exception):
+    """A parser's own message."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -73,7 +90,9 @@ class SaveRunConfig(SaveConfigCallback):
         if stage == "fit" and trainer.is_global_zero and not self.already_saved:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            config = self.config.clone()
+            config["ckpt_path"] = None  # a rerun starts where this run started, not where it ended
+            self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
             self.already_saved = True
 
 
@@ -84,31 +103,25 @@ class TrainerCLI(LightningCLI):
         """Make the parser of a command."""
         parser = TrainerParser(**kwargs)
         parser.add_argument(
-            "-c", "--config", action=jsonargparse.ActionConfigFile, help="A run config; files come before overrides."
+            "-c", "--config", action=ActionConfigFile, help="A run config; files come before overrides."
         )
         return parser
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and refuse a second file that would drop objectives without a word."""
-        super().parse_arguments(parser, args)
-        files = self.config[self.config.subcommand].get("config") or []
-        owners = [str(file) for file in files if _names_objectives(Path(str(file)))]
-        if len(owners) > 1:
-            raise ConfigError(
-                f"model.objectives is set in {' and in '.join(owners)}; the last one would drop the others' entries. "
-                "Keep objectives in one file and change single values on the command line."
-            )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the parsed config alone: hyper-parameters in a checkpoint never override the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint that an evaluation should use."""
+        """Find the checkpoint that an evaluation should use, and look whether the one asked for is there."""
         command = self.config.subcommand
         config = self.config[command]
-        if command == "fit" or config.get("ckpt_path"):
+        asked = config.get("ckpt_path")
+        if asked in _CHOSEN_BY_LIGHTNING:
             return
-        last = _run_folder(config) / "checkpoints" / "last.ckpt"
+        if asked and not Path(asked).exists():
+            raise ConfigError(f"There is no checkpoint at {asked}, which --ckpt_path names. Check the path.")
+        if asked or command == "fit":
+            return
+        last = _run_folder(config) / "checkpoints" / LAST
         if not last.is_file():
             raise ConfigError(
                 f"'{command}' needs a trained model and {last} does not exist. "
@@ -127,9 +140,12 @@ class TrainerCLI(LightningCLI):
         config["callbacks"] = list(config.get("callbacks") or [])
         if config.get("logger") in (None, True):
             config["logger"] = CSVLogger(str(folder), name="logs")
-        if not any(isinstance(callback, ModelCheckpoint) for callback in config["callbacks"]):
-            config["callbacks"].append(ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True))
-        config["callbacks"].append(SaveOnSignal(folder / "checkpoints"))
+        keeps = config.get("enable_checkpointing") is not False
+        if keeps and not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
+            config["callbacks"] += default_checkpoints(folder / "checkpoints")
+        if keeps:
+            config["callbacks"].append(SaveOnSignal(folder / "checkpoints" / LAST))
+        config["plugins"] = _with_whole_checkpoints(config.get("plugins"))
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -149,11 +165,10 @@ class ParseOnlyCLI(TrainerCLI):
         """Nothing is run."""
 
 
+def _with_whole_checkpoints(plugins: Any) -> list[Any]:  # noqa: ANN401 (plugins have no common type)
+    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, WholeCheckpoints()]
+
+
 def _run_folder(config: Mapping[str, Any]) -> Path:
     return Path(config["trainer"].get("default_root_dir") or "runs/default")
-
-
-def _names_objectives(file: Path) -> bool:
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    model = content.get("model") if isinstance(content, dict) else None
-    return isinstance(model, dict) and "objectives" in model

@@ -1,7 +1,7 @@
 """Shards to training and evaluation batches, as Lightning asks for them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import Collate
 from ctgrounding.data.dataset import Recipe, ScanDataset
@@ -169,6 +170,30 @@ class ShardDataModule(LightningDataModule):
                 f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
             )
         return names
+
+    def label_counts(self) -> Int64[Tensor, "Q 2"]:
+        """Number of negatives and positives of each label column in the training data."""
+        return facts.label_counts(self.index.of_split(self._splits["train"]), self.label_names)
+
+    def organ_depths(self) -> Iterator[tuple[int, float]]:
+        """Where training snippets lie in their scans, with the organ that each names."""
+        return facts.organ_depths(self.index.of_split(self._splits["train"]))
+
+    def identities(self, stage: Literal["train", "val", "test", "predict"]) -> Iterator[tuple[str, str, str, str, str]]:
+        """Who is in the split of a stage: scan, dataset, patient, hash of voxels, report."""
+        return facts.identities(self.index.of_split(self._splits[stage]))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the shards along ``D H W``.
+
+        Raises:
+            ConfigError: If the shards differ in it.
+        """
+        found = {shard.spacing_mm for shard in self.index.shards}
+        if len(found) != 1:
+            raise ConfigError(f"data.shards mixes voxel sizes {sorted(found)} mm. Ingest all of them at one.")
+        return found.pop()
 
     @property
     def skipped(self) -> dict[str, str]:

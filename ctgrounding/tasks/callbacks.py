@@ -11,13 +11,13 @@ class SaveOnSignal(Callback):
     """Saves a checkpoint when a scheduler's SIGTERM or Ctrl-C ends a fit.
 
     Args:
-        folder: Where ``last.ckpt`` goes.
+        file: Where it goes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, if training had begun; the next ``fit --ckpt_path last`` continues from it."""
         if isinstance(exception, SIGTERMException | KeyboardInterrupt) and trainer.training and trainer.global_step:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            trainer.save_checkpoint(self.file)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageE
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.evaluation.depth import depth_prior
-
-# PAGE
+from ctgrounding.evaluation.embeddings import EmbeddingWriter
+from ctgrounding.evaluation.leaks import Identity, find_leaks
+from ctgrounding.evaluation.page import write_page
 from ctgrounding.evaluation.results import evaluated, library_versions
 from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
@@ -101,6 +102,7 @@ class Pretrain(LightningModule):
         self.run_config: dict[str, Any] | None = None
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
+        self._writer: EmbeddingWriter | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,7 +110,12 @@ class Pretrain(LightningModule):
         return self.encoder.text.tokenizer
 
     def setup(self, stage: str) -> None:
-        """Load initial weights, make copied heads, tokenise fixed texts."""
+        """Load initial weights, make copied heads, tokenise fixed texts.
+
+        Raises:
+            ConfigError: If the data have another voxel size than the image encoder is made for.
+        """
+        self._check_spacing()
         if stage == "fit":
             if self.initial_weights:
                 self._load_initial(Path(self.initial_weights))
@@ -192,9 +199,21 @@ class Pretrain(LightningModule):
             results.write(folder)
             write_page(folder)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Embeddings of a batch, by scan id."""
-        return self.evaluation.embeddings(self.encoder, batch)
+    def on_predict_start(self) -> None:
+        """Open the folder of embeddings."""
+        self.evaluation.begin(self.tokenizer)
+        folder = Path(self.trainer.default_root_dir) / "embeddings"
+        self._writer = EmbeddingWriter(folder, self.evaluation.evaluators)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Save what the evaluators read of a batch."""
+        if self._writer is not None:
+            self._writer.add(self.evaluation.encode(self.encoder, batch), batch)
+
+    def on_predict_end(self) -> None:
+        """Write the index, which makes the folder complete."""
+        if self._writer is not None:
+            self._writer.close()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
         """Move everything but volumes and label maps, which go one micro-batch at a time."""
@@ -227,9 +246,11 @@ class Pretrain(LightningModule):
     def _count_labels(self) -> None:
         """Give objectives the label counts of the training data, where the data module knows them."""
         counts = getattr(getattr(self.trainer, "datamodule", None), "label_counts", None)
-        for objective in self._roles.values() if counts is not None else ():
-            if "labels" in objective.requires:
-                objective.set_label_counts(counts())
+        asking = [objective for objective in self._roles.values() if "labels" in objective.requires]
+        if counts is not None and asking:
+            table = counts()
+            for objective in asking:
+                objective.set_label_counts(table)
 
     def _load_initial(self, path: Path) -> None:
         if not path.is_file():
@@ -248,7 +269,27 @@ class Pretrain(LightningModule):
             "checkpoint": str(self.trainer.ckpt_path),
             "config": yaml.safe_dump(self.run_config, sort_keys=False),
             "versions": library_versions(),
+            "warnings": self._leaks(),
         }
+
+    def _leaks(self) -> list[str]:
+        """What training knows of the evaluated patients, loudly, where the data module can tell."""
+        known = getattr(getattr(self.trainer, "datamodule", None), "identities", None)
+        if known is None:
+            return []
+        leaks = find_leaks((Identity(*row) for row in known("train")), (Identity(*row) for row in known("test")))
+        for warning in leaks.warnings() if not leaks.is_clean else []:
+            rank_zero_warn(warning)
+        return leaks.warnings()
+
+    def _check_spacing(self) -> None:
+        data_mm = getattr(getattr(self.trainer, "datamodule", None), "spacing_mm", None)
+        model_mm = self.encoder.image.spacing_mm
+        if data_mm is not None and any(abs(a - b) > 1e-3 for a, b in zip(data_mm, model_mm, strict=True)):
+            raise ConfigError(
+                f"The shards have voxels of {data_mm} mm (D, H, W) and model.image is made for {model_mm} mm. "
+                "Set model.image.init_args.spacing_mm, or ingest with --spacing_mm."
+            )
 
     @rank_zero_only
     def _say(self, message: str) -> None:

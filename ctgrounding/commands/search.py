@@ -1,0 +1,32 @@
+"""``ctgrounding search``: the scans of a run that a sentence fits best."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ctgrounding.evaluation.saved import SavedEmbeddings
+from ctgrounding.model import load
+
+
+def search(text: str, *, model: Path, embeddings: Path | None = None, head: str = "main", top: int = 10) -> list[str]:
+    """Rank the scans that ``ctgrounding predict`` embedded by a sentence.
+
+    Args:
+        text: What to look for, for example "emphysema of both upper lobes".
+        model: Run folder of ``ctgrounding fit``, or a checkpoint.
+        embeddings: Folder that ``ctgrounding predict`` wrote; ``embeddings`` in the run folder if not given.
+        head: Image and text head to compare in.
+        top: How many scans to show.
+
+    Returns:
+        Ids of the scans, best first.
+    """
+    saved = SavedEmbeddings(embeddings or model / "embeddings")
+    vectors = {scan: saved.vector(scan, "global", head) for scan in saved.scans}
+    ranked = load(model).search(vectors, text, head, top)
+    table = Table("rank", "scan", "cosine", box=None)
+    for rank, (scan, cosine) in enumerate(ranked, start=1):
+        table.add_row(str(rank), scan, f"{cosine:.3f}")
+    Console(highlight=False).print(table)
+    return [scan for scan, _ in ranked]

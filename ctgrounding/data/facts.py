@@ -1,0 +1,46 @@
+"""What training data say before the first step: label counts, where organs are spoken of, who is in them."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ctgrounding import label_sets
+from ctgrounding.data.index import ScanIndex
+
+
+def label_counts(scans: ScanIndex, label_names: Sequence[str]) -> Int64[Tensor, "Q 2"]:
+    """Number of negatives and positives of each label column; unknown ones count for neither."""
+    counts = torch.zeros((len(label_names), 2), dtype=torch.int64)
+    for place in range(len(scans)):
+        labels = scans.record(place).labels
+        for column, name in enumerate(label_names):
+            value = labels.get(name)
+            if value is not None:
+                counts[column, value] += 1
+    return counts
+
+
+def organ_depths(scans: ScanIndex, label_set: str = "total_v2") -> Iterator[tuple[int, float]]:
+    """For each snippet the label id of the organ that it names (0 for none) and where in its scan it lies.
+
+    The place is a fraction of the scan: 0 at the lower edge of the lowest real voxel, 1 at the upper edge of
+    the highest.
+    """
+    label_of = {organ: label for label, organ in label_sets.load(label_set).items()}
+    for place in range(len(scans)):
+        record = scans.record(place)
+        (low, high), step_mm = record.valid_box[0], record.spacing_mm[0]
+        bottom_mm = record.origin_mm[2] + (low - 0.5) * step_mm
+        for snippet in record.snippets:
+            middle_mm = sum(snippet.depth_mm) / 2
+            yield label_of.get(snippet.organ, 0), (middle_mm - bottom_mm) / ((high - low) * step_mm)
+
+
+def identities(scans: ScanIndex) -> Iterator[tuple[str, str, str, str, str]]:
+    """For each scan its id, dataset, patient, hash of voxels and report text, for a search for leaks."""
+    for place in range(len(scans)):
+        record = scans.record(place)
+        report = "\n".join(record.report.values())
+        yield record.scan_id, record.dataset, record.patient_id, record.sha256, report
