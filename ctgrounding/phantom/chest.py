@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctgrounding.phantom.anatomy import LOBES, Anatomy
-from ctgrounding.phantom.body import Lung, Traits
+from ctgrounding.phantom.anatomy import Anatomy
+from ctgrounding.phantom.body import Traits
 from ctgrounding.phantom.canvas import Part
 from ctgrounding.phantom.findings import (
     Finding,
@@ -20,6 +20,7 @@ from ctgrounding.phantom.findings import (
     whole_organ,
     zone_in,
 )
+from ctgrounding.phantom.lungs import LOBES, Lung
 from ctgrounding.phantom.shapes import Capsule, Cut, Ellipsoid
 from ctgrounding.phantom.skeleton import LABELLED_LEVELS, vertebra
 from ctgrounding.phantom.viscera import GAS_HU

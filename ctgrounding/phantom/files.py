@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import joblib
+from rich.console import Console
 from rich.progress import track
 
 from ctgrounding.errors import ConfigError
@@ -71,7 +72,7 @@ def write_patients(
         ...     (Path(folder) / "scans.csv").is_file()
         True
     """
-    _check(output, patients, format, voxel_mm, split)
+    _check(output, patients, format, seed, voxel_mm, split)
     output.mkdir(parents=True, exist_ok=True)
     orders = [
         _Order(index, seed, voxel_mm, part, wording, _is_dicom(format, seed, index))
@@ -79,7 +80,7 @@ def write_patients(
     ]
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
     written = parallel(joblib.delayed(_write_patient)(output, order) for order in orders)
-    _write_tables(output, track(written, "Synthetic patients", total=patients, transient=True))
+    _write_tables(output, track(written, "Synthetic patients", total=patients, console=Console(stderr=True)))
 
 
 def assign(patients: int, seed: int, split: tuple[float, float, float]) -> list[tuple[Split, Wording]]:
@@ -123,7 +124,16 @@ class _Written:
     truth: Sequence[str]
 
 
-def _check(output: Path, patients: int, format: str, voxel_mm: float, split: Sequence[float]) -> None:  # noqa: A002
+def _check(
+    output: Path,
+    patients: int,
+    format: str,  # noqa: A002
+    seed: int,
+    voxel_mm: float,
+    split: Sequence[float],
+) -> None:
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}. Use zero or a positive number.")
     if patients < 1:
         raise ConfigError(f"patients is {patients}. Ask for at least one.")
     if format not in ("nifti", "dicom", "mixed"):

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from ctgrounding.errors import ConfigError
-from ctgrounding.phantom import anatomy as anatomies
 from ctgrounding.phantom.acquisition import Acquisition, acquire, expose, reconstruct_again
 from ctgrounding.phantom.anatomy import Anatomy
+from ctgrounding.phantom.assembly import build
 from ctgrounding.phantom.body import draw_traits
 from ctgrounding.phantom.canvas import Canvas
 from ctgrounding.phantom.chance import keyed
@@ -71,7 +71,7 @@ def make_patient(index: int, seed: int = 0, voxel_mm: float = 4.0, wording: Word
         wording: Stock of sentences for the report; validation and test patients have one of their own.
 
     Raises:
-        ConfigError: If ``voxel_mm`` is too small to be meant.
+        ConfigError: If the number or the seed is negative, or ``voxel_mm`` too small to be meant.
 
     Examples:
         >>> patient = make_patient(3, voxel_mm=12.0)
@@ -79,6 +79,8 @@ def make_patient(index: int, seed: int = 0, voxel_mm: float = 4.0, wording: Word
         >>> scan.image_hu.shape == scan.organs.shape
         True
     """
+    if index < 0 or seed < 0:
+        raise ConfigError(f"Patient {index} of seed {seed} does not exist. Use zero or positive numbers.")
     if not voxel_mm >= 0.5:
         raise ConfigError(f"voxel_mm is {voxel_mm} for the phantom. Choose 0.5 or more; 4 is usual.")
     plan = plan_patient(seed, index)
@@ -99,7 +101,7 @@ def _draw(plan: Plan, seed: int, index: int) -> tuple[Anatomy, list[Finding]]:
     traits = draw_traits(plan.sex, keyed(seed, index, "traits"))
     for name, site in plan.sites.items():
         KIND_TABLE[name].alter(traits, site, keyed(seed, index, f"alter {name}"))
-    anatomy = anatomies.build(traits)
+    anatomy = build(traits)
     findings = [
         KIND_TABLE[name].plant(anatomy, site, keyed(seed, index, f"plant {name}")) for name, site in plan.sites.items()
     ]

@@ -3,7 +3,7 @@ import pytest
 
 from ctgrounding import label_sets
 from ctgrounding.errors import ConfigError
-from ctgrounding.phantom import anatomy
+from ctgrounding.phantom.assembly import build
 from ctgrounding.phantom.body import SIZED_ORGANS, draw_traits
 from ctgrounding.phantom.canvas import Canvas
 from ctgrounding.phantom.shapes import Capsule, Ellipsoid
@@ -25,7 +25,7 @@ def bodies() -> list[tuple[Canvas, np.ndarray]]:
     for seed in range(6):
         traits = draw_traits("male" if seed % 2 else "female", np.random.default_rng(seed))
         canvas = Canvas((124, 52, 68), affine)
-        anatomy.build(traits).paint(canvas)
+        build(traits).paint(canvas)
         painted.append((canvas, affine))
     return painted
 
@@ -89,7 +89,7 @@ def test_drawn_extents_follow_the_sizes():
     """The spread is in the drawn anatomy, not only in the numbers that it starts from."""
     spans = {"spleen": [], "liver": [], "heart": [], "aorta": []}
     for seed in range(80):
-        body = anatomy.build(draw_traits("male", np.random.default_rng(seed)))
+        body = build(draw_traits("male", np.random.default_rng(seed)))
         for organ, values in spans.items():
             shape = body.organs[organ][0]
             assert isinstance(shape, Ellipsoid | Capsule)
@@ -100,7 +100,7 @@ def test_drawn_extents_follow_the_sizes():
 
 
 def test_place_in_lies_in_the_organ_and_in_the_heights_asked_for():
-    body = anatomy.build(draw_traits("female", np.random.default_rng(3)))
+    body = build(draw_traits("female", np.random.default_rng(3)))
     rng = np.random.default_rng(0)
     for organ in ("liver", "kidney_left", "pancreas", "lung_lower_lobe_right"):
         low, high = body.bounds_mm(organ)
@@ -112,6 +112,6 @@ def test_place_in_lies_in_the_organ_and_in_the_heights_asked_for():
 
 
 def test_a_missing_organ_is_named():
-    body = anatomy.build(draw_traits("female", np.random.default_rng(3)))
+    body = build(draw_traits("female", np.random.default_rng(3)))
     with pytest.raises(ConfigError, match="no organ 'prostate'"):
         body.place_in("prostate", 1.0, np.random.default_rng(0))

@@ -255,6 +255,7 @@ def test_stored_values_fit_their_type(storage):
     ("arguments", "message"),
     [
         ({"patients": 0}, "at least one"),
+        ({"seed": -1}, "zero or a positive"),
         ({"format": "png"}, "nifti, dicom or mixed"),
         ({"voxel_mm": 0.0}, "between 0.5 and 50"),
         ({"voxel_mm": float("nan")}, "between 0.5 and 50"),

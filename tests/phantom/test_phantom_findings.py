@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ctgrounding import label_sets, questions
+from ctgrounding.errors import ConfigError
 from ctgrounding.phantom import KINDS, make_patient
-from ctgrounding.phantom import anatomy as anatomies
 from ctgrounding.phantom.acquisition import MIN_NOISE_HU, expose
+from ctgrounding.phantom.assembly import build
 from ctgrounding.phantom.body import draw_traits
 from ctgrounding.phantom.canvas import Canvas
 from ctgrounding.phantom.findings import SMALL_MM
@@ -27,7 +28,7 @@ def planted(kind: str, seed: int):
     traits = draw_traits(KIND_TABLE[kind].sex or "female", rng)
     site = KIND_TABLE[kind].sites[seed % len(KIND_TABLE[kind].sites)]
     KIND_TABLE[kind].alter(traits, site, rng)
-    body = anatomies.build(traits)
+    body = build(traits)
     return body, KIND_TABLE[kind].plant(body, site, rng)
 
 
@@ -173,7 +174,7 @@ def test_organ_changing_kinds_change_the_organ(kind, organ, ratio):
             traits = draw_traits(KIND_TABLE[kind].sex or "female", rng)
             if with_finding:
                 KIND_TABLE[kind].alter(traits, KIND_TABLE[kind].sites[0], rng)
-            low, high = anatomies.build(traits).bounds_mm(organ)
+            low, high = build(traits).bounds_mm(organ)
             volumes.append(np.prod(np.subtract(high, low)))
         return float(np.mean(volumes))
 
@@ -195,3 +196,9 @@ def test_the_same_number_and_seed_give_the_same_patient():
     assert first.report == again.report
     assert first.findings == again.findings
     assert first.scans[0].image_hu.shape != other.scans[0].image_hu.shape or first.report != other.report
+
+
+@pytest.mark.parametrize("arguments", [{"index": -1}, {"index": 0, "seed": -1}, {"index": 0, "voxel_mm": 0.1}])
+def test_patients_that_cannot_be_are_refused(arguments):
+    with pytest.raises(ConfigError, match=r"does not exist|Choose 0\.5"):
+        make_patient(**arguments)
