@@ -69,7 +69,7 @@ def organ_weights(
     """
     cells = grid[0] * grid[1] * grid[2]
     runs = _runs(labels, cell_vox, grid, offset_vox, classes)
-    counts = torch.zeros(len(labels) * classes * cells, device=labels.device)
+    counts = torch.zeros(len(labels) * classes * cells, dtype=torch.float32, device=labels.device)
     counts.index_add_(0, runs.entry, runs.voxels)
     return counts.view(len(labels), classes, cells)
 
@@ -127,7 +127,8 @@ def _pool_by_index(features: Tensor, runs: _Runs, classes: int) -> OrganMeans:
     scans, channels = features.shape[:2]
     cells = features.shape[2:].numel()
     row, cell = runs.entry // cells, runs.entry % cells
-    voxels = torch.zeros(scans * classes, device=features.device).index_add_(0, row, runs.voxels)
+    voxels = torch.zeros(scans * classes, dtype=torch.float32, device=features.device)
+    voxels.index_add_(0, row, runs.voxels)
     share = (runs.voxels / voxels[row]).to(features.dtype)
     of_cells = features.flatten(2).transpose(1, 2)[row // classes, cell]
     sums = features.new_zeros(scans * classes, channels).index_add(0, row, of_cells * share[:, None])
