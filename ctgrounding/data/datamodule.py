@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from ctgrounding import questions
 from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import Collate
@@ -61,7 +62,8 @@ class ShardDataModule(LightningDataModule):
         crop: What training samples show of a scan.
         evaluation_crop: What evaluation samples show; the centre, whole scans by default.
         report_text: How reports are worded in training. Evaluation leaves nothing out.
-        label_names: Label columns of a batch, in this order; all that the shards have, sorted, if null.
+        label_names: Label columns of a batch, in this order, or the question list whose order they take (the
+            list that objectives and evaluators use); all that the shards have, sorted, if null.
         organs: Whether label maps are read.
         mirror_probability: How often a training sample is mirrored, texts and label map with it.
         one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
@@ -94,7 +96,7 @@ class ShardDataModule(LightningDataModule):
         crop: Crop | None = None,
         evaluation_crop: Crop | None = None,
         report_text: ReportText | None = None,
-        label_names: list[str] | None = None,
+        label_names: str | list[str] | None = None,
         organs: bool = True,
         mirror_probability: float = 0.0,
         one_scan_per_study: bool = True,
@@ -120,7 +122,7 @@ class ShardDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.seed = seed
         self._sources = _named(shards)
-        self._label_names = label_names
+        self._label_names = _asked(label_names)
         self._one_scan_per_study = one_scan_per_study
         self._last_batch: Literal["drop", "wrap"] = last_batch
         self._workers = Workers(num_workers, prefetch, worker_start)
@@ -164,7 +166,7 @@ class ShardDataModule(LightningDataModule):
             ConfigError: If a name asked for is no label of the shards.
         """
         known = self.index.label_names
-        names = known if self._label_names is None else tuple(self._label_names)
+        names = known if self._label_names is None else self._label_names
         if unknown := [name for name in names if name not in known]:
             raise ConfigError(
                 f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
@@ -301,6 +303,12 @@ class ShardDataModule(LightningDataModule):
             workers=self._workers,
         )
         return self._loaders[stage]
+
+
+def _asked(label_names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(label_names, str):
+        return tuple(question.name for question in questions.load(label_names))
+    return None if label_names is None else tuple(label_names)
 
 
 def _named(shards: str | Sequence[str] | Mapping[str, ShardSource]) -> dict[str, ShardSource]:

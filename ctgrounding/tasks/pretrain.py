@@ -116,6 +116,7 @@ class Pretrain(LightningModule):
             ConfigError: If the data have another voxel size than the image encoder is made for.
         """
         self._check_spacing()
+        self._check_labels()
         if stage == "fit":
             if self.initial_weights:
                 self._load_initial(Path(self.initial_weights))
@@ -281,6 +282,19 @@ class Pretrain(LightningModule):
         for warning in leaks.warnings() if not leaks.is_clean else []:
             rank_zero_warn(warning)
         return leaks.warnings()
+
+    def _check_labels(self) -> None:
+        """Labels are columns without names, so data, objectives and evaluators must agree on their order."""
+        columns = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
+        users = {f"model.objectives.{role}": item for role, item in self._roles.items()}
+        users |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}
+        for key, user in users.items():
+            asked = getattr(user, "questions", None)
+            if columns is not None and asked is not None and tuple(item.name for item in asked) != tuple(columns):
+                raise ConfigError(
+                    f"{key} asks {len(asked)} questions from '{asked[0].name}' on, but data has {len(columns)} label "
+                    f"columns from '{columns[0] if columns else ''}' on. Set data.label_names to the same question list."
+                )
 
     def _check_spacing(self) -> None:
         data_mm = getattr(getattr(self.trainer, "datamodule", None), "spacing_mm", None)
