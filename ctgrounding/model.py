@@ -179,7 +179,7 @@ class Model:
             part = self.encoder.encode_volumes(
                 torch.from_numpy(image_hu)[None], torch.tensor([valid_box], dtype=torch.int64), origin, context
             )
-            return self.encoder.join([part], self._text_vectors(texts), [1])
+            return self.encoder.join([part], self._text_vectors(texts))
 
     def _text_vectors(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
         if any(not text.strip() for text in texts):

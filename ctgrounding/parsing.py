@@ -1,24 +1,83 @@
-"""Parsers whose errors are one sentence."""
+"""Parsers whose errors are one sentence that names the key."""
 
 import re
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from ctgrounding.errors import ConfigError
+from ctgrounding.written import Written, near
+
+_NOISE = (
+    r"Parser key ",
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: ",
+    r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ",
+    r"Problem with given class_path '[^']*': ",
+    r"(- )?Expected a path but \S* either not accessible or invalid (?=- )",
+    r"(- )?Expected a <class 'NoneType'>\.?",
+    r"\.? ?Got value: (Namespace|\{).*",
+    r"Given value type: .*",
+)
+_LACKS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_NO_OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
+_NO_PATH = re.compile(r"Expected a dot import path string: (\w+)")
+_WRONG_TYPE = re.compile(r"Expected a <class '([\w.]+)'>\. Got value: (.*?)\.?$")
+_UNKNOWN = re.compile(r"unrecognized arguments: (.*?)\.?$")
+_NO_SETTING = re.compile(r"Interpolation key '\.?([\w.]+)' not found .*full_key: ([\w.]+).*")
+_REQUIRED = re.compile(r"the following arguments are required: (.*?)\.?$")
 
 
 class BriefParser(ArgumentParser):
     """A jsonargparse parser that raises :class:`ConfigError` instead of printing its whole usage."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (jsonargparse's own signature)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the last and most telling lines of a parser's message."""
+        """Raise what is telling in a parser's message."""
         raise ConfigError(brief(message)) from ex
 
 
-def brief(message: object) -> str:
-    """A parser's message without usage, object addresses and repetition."""
-    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-    text = " ".join(lines)
-    text = re.sub(r"\s+", " ", text).replace("Parser key ", "").strip()
-    return text if text.endswith(".") else f"{text}."
+def brief(message: object, written: Written | None = None) -> str:
+    """A parser's message without types, alternatives and repetition, and with the key it is about.
+
+    Args:
+        message: What jsonargparse or OmegaConf said.
+        written: What the user wrote, to find the key and what may have been meant.
+    """
+    text = re.sub(r"\s+", " ", str(message)).strip()
+    for pattern in _NOISE:
+        text = re.sub(pattern, "", text)
+    text = re.sub(r"^- ", "", re.sub(r"\s+", " ", text).strip())
+    text = re.sub(r'^"([\w.]+)": (- )?', r"\1: ", text).rstrip("!")
+    text = _in_words(text, written or Written([]))
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _in_words(text: str, written: Written) -> str:
+    key = text.partition(": ")[0]
+    if found := _LACKS.search(text):
+        module, name = found.groups()
+        place = written.place_of(f"{module}.{name}") or written.place_of(name) or key
+        return f"{place}: {module} has no '{name}'." + _perhaps(near(name, dir(import_module(module))))
+    if found := _NO_PATH.search(text):
+        place = written.place_of(found[1]) or key
+        return f"{place}: there is no class '{found[1]}'. Give its full import path, or check the spelling."
+    if found := _NO_OPTION.search(text):
+        name = found[1].rpartition(".")[2]
+        place = written.place_of(name) or key
+        return f"{place}: there is no such argument." + _perhaps(written.arguments_near(place))
+    if found := _UNKNOWN.search(text):
+        return f"There is no option {found[1]}. Check the spelling with --help."
+    if found := _NO_SETTING.search(text):
+        key = re.sub(r"^(fit|validate|test|predict)\.", "", found[2])
+        return f"{key}: '${{{found[1]}}}' refers to a setting that does not exist. Check the name between the braces."
+    if found := _REQUIRED.search(text):
+        missing = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+        return f"Nothing says what {missing} should be. Give a run config with --config; 'ctgrounding configs list'."
+    return _WRONG_TYPE.sub(lambda found: f"expected {found[1]}, got '{found[2]}'.", text)
+
+
+def _perhaps(names: list[str]) -> str:
+    return f" Did you mean '{names[0]}'?" if names else " See the documentation of its class."

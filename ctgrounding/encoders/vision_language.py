@@ -85,18 +85,18 @@ class VisionLanguageEncoder(nn.Module):
     def encode_tokens(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a text; no text is legal."""
         if len(tokens) == 0:
-            return torch.zeros((0, self.text.width), device=tokens.device)
+            return torch.zeros((0, self.text.width), dtype=next(self.parameters()).dtype, device=tokens.device)
         vectors: Tensor = self.text(tokens, mask)
         return vectors
 
-    def join(self, parts: Sequence[VolumeRows], text: Float[Tensor, "T E"], scans: Sequence[int]) -> Encoded:
+    def join(self, parts: Sequence[VolumeRows], text: Float[Tensor, "T E"]) -> Encoded:
         """Put the rows of several micro-batches together, indices counted over all of them.
 
         Args:
             parts: One for each micro-batch; none is legal.
             text: One vector for each unique text.
-            scans: Number of scans of each micro-batch.
         """
+        scans = [len(part.depth_mm) for part in parts]
         first = [sum(scans[:index]) for index in range(len(scans))]
         total, bins = sum(scans), max((part.depth_mm.shape[1] for part in parts), default=0)
         depth_valid = torch.zeros((total, bins), dtype=torch.bool, device=text.device)
@@ -111,7 +111,9 @@ class VisionLanguageEncoder(nn.Module):
                 if found.organ_scan is not None and found.organ_class is not None and found.organ_visible is not None:
                     organs.append((found.organ_scan + start, found.organ_class, found.organ_visible))
             values = [_with_bins(found.values, bins) for found in rows]
-            readouts[name] = torch.cat(values) if values else text.new_zeros((0, width))
+            readouts[name] = (
+                torch.cat(values) if values else text.new_zeros((0, 0, width) if name == "depth" else (0, width))
+            )
         for start, part in zip(first, parts, strict=True):
             depth_mm[start : start + len(part.depth_mm), : part.depth_mm.shape[1]] = part.depth_mm
         return _encoded(self.heads, readouts, text, depth_valid, depth_mm, organs)

@@ -42,13 +42,13 @@ class StepWork:
     @property
     def is_split(self) -> bool:
         """Whether the step has several passes of a kind, so that it is replayed."""
-        return len(self.batch["volume"]) > 1 or len(self._text_rows()) > 1
+        return len(self._filled()) > 1 or len(self._text_rows()) > 1
 
     @property
     def segments(self) -> list[Segment]:
-        """Text passes, then one pass for each micro-batch of volumes."""
+        """Text passes, then one pass for each micro-batch that has volumes; an empty rank has text passes only."""
         texts = [partial(self._encode_texts, number, rows) for number, rows in enumerate(self._text_rows())]
-        volumes: list[Segment] = [partial(self._encode_volumes, number) for number in range(len(self.batch["volume"]))]
+        volumes: list[Segment] = [partial(self._encode_volumes, number) for number in self._filled()]
         return [*texts, *volumes]
 
     def encoded(self, outputs: Sequence[Outputs]) -> Encoded:
@@ -57,16 +57,19 @@ class StepWork:
         text = torch.cat([group[0] for group in outputs[:passes]])
         names = list(self.encoder.readouts)
         parts = []
-        for number, group in enumerate(outputs[passes:]):
+        for number, group in zip(self._filled(), outputs[passes:], strict=True):
             made = self._parts[number]
             rows = {name: replace(made.rows[name], values=value) for name, value in zip(names, group, strict=True)}
             parts.append(VolumeRows(rows, made.depth_mm))
-        return self.encoder.join(parts, text, [len(volume) for volume in self.batch["volume"]])
+        return self.encoder.join(parts, text)
 
     def for_role(self, encoded: Encoded, role: str) -> Encoded:
         """The same, with the fixed texts that this role planned."""
         rows = self.texts.planned_rows[role]
         return replace(encoded, planned=self.texts.planned[role].to(rows.device), planned_text=rows)
+
+    def _filled(self) -> list[int]:
+        return [number for number, volume in enumerate(self.batch["volume"]) if len(volume)]
 
     def _text_rows(self) -> list[slice]:
         count = len(self.texts.tokens)

@@ -1,0 +1,54 @@
+"""Checkpoints that a kill cannot cut in half."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from ctgrounding.errors import CheckpointError
+
+LAST = "last.ckpt"
+_EVERY = timedelta(minutes=15)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the checkpoint's name and renames, so that the name always holds a whole one.
+
+    Lightning's own moves a file from the system's temporary folder, which across file systems is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401 (Lightning's signature)
+        """Save under another name, then rename."""
+        partial = Path(f"{path}.part")
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        os.replace(partial, path)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 (Lightning's signature)
+        """Load what was saved.
+
+        Raises:
+            CheckpointError: If the file is missing, cut off or no checkpoint.
+        """
+        try:
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as a checkpoint ({type(error).__name__}). Use another one, or fit again."
+            ) from error
+        return checkpoint
+
+
+def default_checkpoints(folder: Path) -> list[Callback]:
+    """``last.ckpt`` after every epoch, and every 15 minutes of a long one.
+
+    Args:
+        folder: Where it goes. A second fit into the same folder writes over it.
+    """
+    shared: dict[str, Any] = {"dirpath": folder, "save_last": True, "save_top_k": 0, "enable_version_counter": False}
+    return [
+        ModelCheckpoint(**shared, every_n_epochs=1, save_on_train_epoch_end=True),
+        ModelCheckpoint(**shared, train_time_interval=_EVERY),
+    ]
