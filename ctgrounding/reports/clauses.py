@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ctgrounding.reports.cuts import Cut
-from ctgrounding.reports.lexicon import Finding, Mention, Token
+from ctgrounding.reports.entries import Finding
+from ctgrounding.reports.lexicon import Mention, Token
 from ctgrounding.reports.wordlists import words
 
 _LISTING = frozenset({"or", "oder", "nor", "noch", "/"})

@@ -18,10 +18,11 @@ import yaml
 
 from ctgrounding import label_sets
 from ctgrounding.errors import ReportError
-from ctgrounding.reports.lexicon import Finding, lexicon, tokens_of
+from ctgrounding.reports.cleaning import without_comparison, without_sizes
+from ctgrounding.reports.entries import Finding
+from ctgrounding.reports.lexicon import lexicon, tokens_of
 from ctgrounding.reports.references import find_references
 from ctgrounding.reports.report import OrganStatement, Report
-from ctgrounding.reports.snippets import without_comparison, without_sizes
 
 SHORTEST_WORDS = 1
 LONGEST_WORDS = 24

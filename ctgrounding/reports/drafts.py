@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ctgrounding.reports.clauses import Clause, Said
 from ctgrounding.reports.cuts import FRESH
-from ctgrounding.reports.lexicon import Finding
+from ctgrounding.reports.entries import Finding
 from ctgrounding.reports.places import Located, finest, side_of
 from ctgrounding.reports.report import Status
 from ctgrounding.reports.scene import Scene

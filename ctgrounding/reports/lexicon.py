@@ -7,52 +7,16 @@ longest first over the words so found.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-import yaml
+from ctgrounding.reports.entries import Finding, Place, finding_of, load_table, place_of
 
 REMEMBERED_WORDS = 200_000
 SHORTEST_TYPO = 6
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s-]|_+")
 _FOLD = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "é": "e"})
 _INFLECTIONS = ("s", "es", "n", "en", "e", "er", "em", "ern")
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """An entry of ``organs.yaml``; ``masks`` by side, "" for both or none."""
-
-    name: str
-    region: str
-    masks: Mapping[str, tuple[str, ...]]
-    sided: bool
-    alone: str
-    grouped: bool
-    side: str
-    parent: str
-    called: tuple[str, ...]
-    plural_bilateral: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """An entry of ``findings.yaml``."""
-
-    name: str
-    homes: tuple[str, ...]
-    fixed: bool
-    also: frozenset[str]
-    label: str
-    labels_at: Mapping[str, str]
-    by_organ: Mapping[str, str]
-    vague: bool
-    device: bool
-    cyst: bool
-    bundle: bool
-    focal: bool
 
 
 class Concept(NamedTuple):
@@ -296,55 +260,12 @@ def _is_slip(word: str, known: str) -> bool:
     return len(wrong) == 1 and len(word) > 8
 
 
-def _load(name: str) -> dict[str, Any]:
-    text = files(__package__).joinpath("vocabulary", name).read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
-
-
-def _place(name: str, entry: Mapping[str, Any]) -> Place:
-    masks = entry.get("masks", [])
-    sided = isinstance(masks, Mapping)
-    by_side = {side: tuple(names) for side, names in masks.items()} if sided else {}
-    every = tuple(mask for names in by_side.values() for mask in names) if sided else tuple(masks)
-    side = entry.get("side", "")
-    return Place(
-        name=name,
-        region=entry.get("region", ""),
-        masks={"": every, "bilateral": every, "left": by_side.get("left", every), "right": by_side.get("right", every)},
-        sided=sided or bool(entry.get("paired")) or bool(side),
-        alone=entry.get("alone", "group"),
-        grouped=entry.get("names") == "group" or not sided,
-        side=side,
-        parent=entry.get("parent", ""),
-        called=tuple(entry.get("called", (name,))),
-        plural_bilateral=entry.get("plural") == "bilateral",
-    )
-
-
-def _finding(key: str, entry: Mapping[str, Any]) -> Finding:
-    return Finding(
-        name=entry.get("name", key),
-        homes=tuple(entry.get("homes", [entry["home"]] if "home" in entry else [])),
-        fixed=bool(entry.get("fixed")),
-        also=frozenset(entry.get("also", ())),
-        label=entry.get("label", ""),
-        labels_at=entry.get("labels_at", {}),
-        by_organ=entry.get("by_organ", {}),
-        vague=bool(entry.get("vague")),
-        device=bool(entry.get("device")),
-        cyst=bool(entry.get("cyst")),
-        bundle=bool(entry.get("bundle")),
-        focal=bool(entry.get("focal")),
-    )
-
-
 @cache
 def lexicon() -> Lexicon:
     """The packaged vocabulary, compiled at first use."""
-    organs, findings, phrases = (_load(f"{name}.yaml") for name in ("organs", "findings", "phrases"))
-    places = {name: _place(name, entry) for name, entry in organs.items()}
-    said = {key: _finding(key, entry) for key, entry in findings.items()}
+    organs, findings, phrases = (load_table(f"{name}.yaml") for name in ("organs", "findings", "phrases"))
+    places = {name: place_of(name, entry) for name, entry in organs.items()}
+    said = {key: finding_of(key, entry) for key, entry in findings.items()}
     table = Lexicon(places.values(), said.values())
     for kind, words in phrases.items():
         table.add(kind, None, words)

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ctgrounding.reports.lexicon import Lexicon, Mention, Place, Token
+from ctgrounding.reports.entries import Place
+from ctgrounding.reports.lexicon import Lexicon, Mention, Token
 from ctgrounding.reports.report import Side
 
 MANY_LEVELS = 4

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ctgrounding.reports.clauses import Clause
-from ctgrounding.reports.lexicon import Finding, Lexicon, Place, Token
+from ctgrounding.reports.entries import Finding, Place
+from ctgrounding.reports.lexicon import Lexicon, Token
 from ctgrounding.reports.places import Located, Numbered, finest, liver_segment, locate, nearest_side, side_of
 from ctgrounding.reports.report import Side
 from ctgrounding.reports.wordlists import words

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ctgrounding.reports.cleaning import largest_size_mm, tidy, without_comparison
 from ctgrounding.reports.report import OrganStatement, Reference, Snippet
 from ctgrounding.reports.sentences import Sentence
 
@@ -14,67 +15,7 @@ _LEAD_OUT = re.compile(
     r"|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
     re.IGNORECASE,
 )
-_LEADING = re.compile(r"^[\s,;:.)\]|·*-]*(?:(?:and|und|with|mit|sowie)\s+)?[\s,]*", re.IGNORECASE)
-_TRAILING = re.compile(r"[\s,;:.(\[|]*(?:\b(?:and|und|with|mit|sowie|but|aber)\b)?[\s,;:.(\[|]*$", re.IGNORECASE)
-_SIZE = r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b"
-_COMPARISON = re.compile(
-    r"[,;]?\s*\(?\b(?:"
-    rf"(?:previously|formerly|prior|before|was|zuvor|vormals|vorher|ehemals|voruntersuchung|voraufnahme"
-    rf"|vs\.?)\b[^,;.()]{{0,40}}?{_SIZE}(?:\s+(?:on|am|vom|in)\s+(?:the\s+)?[^,;()]{{0,24}})?"
-    rf"|(?:down|up|increased|decreased|grown) from\s+{_SIZE}"
-    r"|(?:unchanged|stable|new|larger|smaller|increased|decreased|progressi\w+|unverändert|neu|größenkonstant"
-    r"|progredient|regredient|konstant|vorbekannt)"
-    r"(?:\s+(?:in size|since|from|compared (?:with|to)|gegenüber|seit|im vergleich(?: zur?| mit)?)(?:\s+(?:the"
-    r"|der|dem|einer))?[^,;.]{0,40})?"
-    r"|so unchanged|(?:since|compared (?:with|to)|gegenüber|im vergleich(?: zur?)?)\b[^,;.]{0,48}|as before"
-    r"|wie zuvor|im vergleich \w+"
-    r")\)?(?=\s*(?:[,;.)]|$))",
-    re.IGNORECASE,
-)
-_ON_DATE = re.compile(r"\s*\((?:on|vom|am)\s[\d./-]+\)")
-_ANY_SIZE = re.compile(
-    rf"[,;]?\s*(?:\b(?:measuring|measures|of|von|bis|to|up to|bis zu|ca\.)\s+)*{_SIZE}(?:\s+(?:in (?:diameter"
-    rf"|size)|kurzachse|short axis|messend\w*|großer?n?))?",
-    re.IGNORECASE,
-)
-_SIZES = re.compile(
-    r"(\d+(?:[.,]\d+)?)(?:\s?[x×]\s?(\d+(?:[.,]\d+)?))?(?:\s?[x×]\s?(\d+(?:[.,]\d+)?))?\s?(mm|cm)\b", re.IGNORECASE
-)
 _INDEPENDENT = re.compile(r"^[\s,;.)\]]*(?:,|;|\.|\b(?:and|und|with|mit|sowie|but)\b|\|)?\s*", re.IGNORECASE)
-
-
-def without_comparison(text: str) -> str:
-    """A clause without what it says of earlier examinations.
-
-    Examples:
-        >>> without_comparison("6 mm nodule in the lingula, previously 4 mm")
-        '6 mm nodule in the lingula'
-        >>> without_comparison("Rundherd rechts, unverändert gegenüber der Voraufnahme")
-        'Rundherd rechts'
-    """
-    cleaned = _COMPARISON.sub("", _ON_DATE.sub("", text))
-    return _tidy(cleaned) or text
-
-
-def without_sizes(text: str) -> str:
-    """A clause without sizes in mm or cm.
-
-    Examples:
-        >>> without_sizes("Cyst of 14 mm in the left kidney")
-        'Cyst in the left kidney'
-    """
-    return _tidy(_ANY_SIZE.sub("", text)) or text
-
-
-def largest_size_mm(text: str) -> float | None:
-    """Largest size that a clause states, in mm."""
-    sizes = [
-        float(number.replace(",", ".")) * (10.0 if match[4].lower() == "cm" else 1.0)
-        for match in _SIZES.finditer(text)
-        for number in match.groups()[:3]
-        if number
-    ]
-    return max(sizes, default=None)
 
 
 def with_clauses(
@@ -178,14 +119,7 @@ def _cut_references(text: str, start: int, end: int, inside: Sequence[Reference]
         at = max(at, reference.end)
     rest = text[at:end]
     pieces.append(rest if rest[:1] in (",", ".", ";", ")", "") or not pieces[-1] else f" {rest.lstrip()}")
-    return _tidy("".join(pieces))
-
-
-def _tidy(text: str) -> str:
-    text = re.sub(r"\(\s*\)|\[\s*\]", "", re.sub(r"\s+", " ", text))
-    text = re.sub(r"\s+([,;.:)])", r"\1", re.sub(r"(?:,\s*)+,", ",", text))
-    text = _TRAILING.sub("", _LEADING.sub("", text))
-    return text + ")" * min(1, max(0, text.count("(") - text.count(")")))
+    return tidy("".join(pieces))
 
 
 def _snippet(

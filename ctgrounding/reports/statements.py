@@ -1,5 +1,6 @@
 """Statements about organs: each sentence read in the light of its line's heading and of the sentence before."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,9 @@ from ctgrounding.reports.scene import Scene
 from ctgrounding.reports.sentences import Sentence, sentences
 
 REMEMBERED_SENTENCES = 16_384
+_ROUGH_SIZE = str.maketrans("23456789", "11111111")
+_ROUGH_REFERENCE = str.maketrans("12345678", "99999999")
+_SIZE = re.compile(r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b")
 _LOBES = {
     "upper": "lung_upper_lobe",
     "lower": "lung_lower_lobe",
@@ -80,23 +84,40 @@ def find_statements(
         stop = at
         while stop < len(references) and references[stop].start < sentence.end:
             stop += 1
-        ends = tuple(reference.end - sentence.start for reference in references[at:stop])
-        found += _sentence(text, sentence, section, ends, context)
+        found += _sentence(text, sentence, section, references[at:stop], context)
     return _joined_normal(found, text)
 
 
 def _sentence(
-    text: str, sentence: Sentence, section: str, ends: tuple[int, ...], context: Context
+    text: str, sentence: Sentence, section: str, references: Sequence[Reference], context: Context
 ) -> list[OrganStatement]:
     if sentence.opens_topic:
         context.topic, context.last = _topic(sentence.topic), ()
     elif not sentence.topic:
         context.topic = ()
-    spoken, facts = _spoken(text[sentence.start : sentence.end], context.topic, context.last, ends)
+    written = _alike(text, sentence, references)
+    ends = tuple(reference.end - sentence.start for reference in references)
+    spoken, facts = _spoken(written, context.topic, context.last, ends)
     context.facts += facts
     if spoken:
         context.last = spoken[-1].located
     return [_statement(text, sentence.start, one, section) for one in spoken]
+
+
+def _alike(text: str, sentence: Sentence, references: Sequence[Reference]) -> str:
+    """The sentence with sizes and references by rough value, so that what differs in them alone is read once.
+
+    Digits of sizes but zero become 1: length, and on which side of 10 mm a size lies, stay as they are. Digits of
+    references become 9, which no vertebra has.
+    """
+    pieces = []
+    at = sentence.start
+    for reference in references:
+        if reference.start >= at:
+            pieces += [text[at : reference.start], text[reference.start : reference.end].translate(_ROUGH_REFERENCE)]
+            at = reference.end
+    pieces.append(text[at : sentence.end])
+    return _SIZE.sub(lambda size: size[0].translate(_ROUGH_SIZE), "".join(pieces))[: sentence.end - sentence.start]
 
 
 @lru_cache(maxsize=2048)

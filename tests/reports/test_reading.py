@@ -7,9 +7,9 @@ import pytest
 
 from ctgrounding.errors import ReportError
 from ctgrounding.reports import read
+from ctgrounding.reports.cleaning import without_sizes
 from ctgrounding.reports.commands import read_file
 from ctgrounding.reports.sections import column_section, find_sections
-from ctgrounding.reports.snippets import without_sizes
 
 REPORT = """CT CHEST
 
