@@ -1,0 +1,51 @@
+"""Organ histograms against a loop over voxels."""
+
+import pytest
+import torch
+
+from ctgrounding.encoders.readouts import OrganReadout, ReadoutContext
+from ctgrounding.encoders.readouts.histogram import organ_histograms
+from ctgrounding.errors import ConfigError
+from ctgrounding.types import DenseFeatures
+
+
+def test_organ_histograms__against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(-1024, 1500, (2, 4, 5, 6), generator=generator).to(torch.int16)
+    labels = torch.randint(0, 4, (2, 4, 5, 6), generator=generator).to(torch.uint8)
+    scan, label = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 2])
+    found = organ_histograms(image, labels, scan, label, torch.tensor([-100.0, 0.0, 300.0]))
+    for row, (s, k) in enumerate(zip(scan.tolist(), label.tolist(), strict=True)):
+        values = [v for v, o in zip(image[s].flatten().tolist(), labels[s].flatten().tolist(), strict=True) if o == k]
+        bins = [0, 0, 0, 0]
+        for value in values:
+            bins[sum(value >= edge for edge in (-100, 0, 300))] += 1
+        torch.testing.assert_close(found[row] ** 2, torch.tensor(bins) / len(values))
+
+
+def test_organ_histograms__no_organ_and_no_scan() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    edges = torch.tensor([0.0])
+    assert organ_histograms(torch.zeros(0, 2, 2, 2), torch.zeros(0, 2, 2, 2).byte(), none, none, edges).shape == (0, 2)
+
+
+class TestOrganReadout:
+    def dense(self) -> DenseFeatures:
+        return DenseFeatures(torch.ones(1, 4, 1, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.bool), (4, 4, 4), (1.5,) * 3)
+
+    def test_forward__a_stone_shows(self) -> None:
+        labels = torch.ones(1, 4, 4, 4, dtype=torch.uint8)
+        image = torch.full((1, 4, 4, 4), 10.0)
+        image[0, 0, 0, :2] = 500.0
+        readout = OrganReadout(4, parts=("histogram",), bins_hu=(0.0, 200.0))
+        rows = readout(self.dense(), ReadoutContext(torch.ones(1, 3).double(), labels, None, image)).values
+        torch.testing.assert_close(rows**2, torch.tensor([[0.0, 62 / 64, 2 / 64]]))
+
+    def test_forward__without_volumes(self) -> None:
+        labels = torch.ones(1, 4, 4, 4, dtype=torch.uint8)
+        with pytest.raises(ConfigError, match="no image_hu"):
+            OrganReadout(4, parts=("histogram",))(self.dense(), ReadoutContext(torch.ones(1, 3).double(), labels))
+
+    def test_init__edges_must_ascend(self) -> None:
+        with pytest.raises(ConfigError, match="ascending edges"):
+            OrganReadout(4, parts=("histogram",), bins_hu=(10.0, 0.0))
