@@ -1,7 +1,7 @@
 """The model itself: image encoder, readouts, text encoder and declared heads in one module."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int16, Int64
@@ -77,6 +77,7 @@ class VisionLanguageEncoder(nn.Module):
             context: Spacing, and organ maps where there are any.
         """
         dense = self.image(image_hu, valid_box)
+        context = replace(context, image_hu=image_hu)
         rows = {name: readout(dense, context) for name, readout in self.readouts.items()}
         cell, offset = dense.cell_vox[0], dense.offset_vox[0]
         depth_mm = depth_bins(origin_mm[:, 2], context.spacing_mm[:, 0], cell, offset, dense.map.shape[2])

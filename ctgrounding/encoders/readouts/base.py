@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from ctgrounding.errors import ConfigError
@@ -20,11 +20,13 @@ class ReadoutContext:
         spacing_mm: Voxel size of each scan along ``D H W``.
         organs: Label maps on the volumes' voxels, None where no scan of the micro-batch has one.
         organ_voxels: Voxels of each organ in the whole scan, None where unknown: then what is seen is all.
+        image_hu: The volumes themselves, as the image encoder got them.
     """
 
     spacing_mm: Float64[Tensor, "b 3"]
     organs: UInt8[Tensor, "b D H W"] | None = None
     organ_voxels: Int64[Tensor, "b 256"] | None = None
+    image_hu: Shaped[Tensor, "b D H W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,17 @@ def summary_of(dense: DenseFeatures) -> Float[Tensor, "b C"]:
             "Remove that part or use an encoder with one, such as ViT."
         )
     return dense.summary
+
+
+def volume_of(context: ReadoutContext) -> Shaped[Tensor, "b D H W"]:
+    """The volumes of a micro-batch.
+
+    Raises:
+        ConfigError: If the caller did not pass them on.
+    """
+    if context.image_hu is None:
+        raise ConfigError("A readout looks at HU, but its context has no image_hu. Pass the volumes in ReadoutContext.")
+    return context.image_hu
 
 
 def masked_mean(cells: Float[Tensor, "R n C"], valid: Bool[Tensor, "R n"]) -> Float[Tensor, "R C"]:

@@ -7,33 +7,49 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from ctgrounding.encoders.readouts.base import LearnedQueries, Readout, ReadoutContext, Rows, check_parts
+from ctgrounding.encoders.readouts.base import (
+    LearnedQueries,
+    Readout,
+    ReadoutContext,
+    Rows,
+    check_parts,
+    volume_of,
+)
+from ctgrounding.encoders.readouts.histogram import DEFAULT_BINS_HU, organ_histograms
+from ctgrounding.errors import ConfigError
 from ctgrounding.functional.pooling import DENSE_LIMIT, organ_weights, pool_organs
 from ctgrounding.types import DenseFeatures
 
-OrganPart = Literal["mean", "attention", "log_volume"]
+OrganPart = Literal["mean", "attention", "log_volume", "histogram"]
 
 
 class OrganReadout(Readout):
     """Exact mask pooling: what the cells say, weighted by how many of an organ's voxels each holds.
 
     ``mean`` is the mean over the organ's voxels; ``attention`` one mean a learned query, weighted by voxels
-    times the query's weight of the cell; ``log_volume`` the tenth logarithm of the visible mL. Cells that are
-    not valid (padding, dropped patches) count for nothing. Rows are ordered by scan, then by label id.
+    times the query's weight of the cell; ``log_volume`` the tenth logarithm of the visible mL; ``histogram``
+    how many of its voxels lie in each HU bin, which a coarse map blurs. Cells that are not valid (padding,
+    dropped patches) count for nothing. Rows are ordered by scan, then by label id.
+
+    CT-GLIP pools the highest-resolution map of a U-Net; ``histogram`` is our stand-in for that resolution where
+    the map is coarse. It has no gradient.
 
     Args:
         channels: Channels of the map.
         parts: Which of them, concatenated in this order.
         queries: Number of queries of ``attention``.
         min_voxels: Fewest voxels in the crop for an organ to be visible.
+        bins_hu: Ascending edges between the bins of ``histogram``.
 
     Raises:
-        ConfigError: If a part is unknown.
+        ConfigError: If a part is unknown, or the edges do not ascend.
 
     Examples:
         >>> OrganReadout(64, parts=("mean", "attention", "log_volume"), queries=2).width
         193
     """
+
+    bins_hu: Float[Tensor, "edges"]
 
     def __init__(
         self,
@@ -41,12 +57,16 @@ class OrganReadout(Readout):
         parts: Sequence[OrganPart] = ("mean",),
         queries: int = 1,
         min_voxels: int = 8,
+        bins_hu: Sequence[float] = DEFAULT_BINS_HU,
     ) -> None:
-        check_parts("OrganReadout", parts, ("mean", "attention", "log_volume"))
-        widths = {"mean": channels, "attention": queries * channels, "log_volume": 1}
+        check_parts("OrganReadout", parts, ("mean", "attention", "log_volume", "histogram"))
+        if list(bins_hu) != sorted(set(bins_hu)) or not bins_hu:
+            raise ConfigError(f"OrganReadout's bins_hu must be ascending edges, but are {list(bins_hu)}.")
+        widths = {"mean": channels, "attention": queries * channels, "log_volume": 1, "histogram": len(bins_hu) + 1}
         super().__init__(sum(widths[part] for part in parts))
         self.parts = tuple(parts)
         self.min_voxels = min_voxels
+        self.register_buffer("bins_hu", torch.tensor(bins_hu, dtype=torch.float32), persistent=False)
         self.queries = LearnedQueries(channels, queries) if "attention" in parts else None
 
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
@@ -63,6 +83,9 @@ class OrganReadout(Readout):
         found = {"mean": means[:, 0], "attention": means[:, 1:].flatten(1)}
         if "log_volume" in self.parts:
             found["log_volume"] = _log_ml(seen, context.spacing_mm[scan])
+        if "histogram" in self.parts:
+            image_hu = labels.new_zeros(labels.shape) if context.organs is None else volume_of(context)
+            found["histogram"] = organ_histograms(image_hu, labels, scan, label, self.bins_hu)
         whole = seen if context.organ_voxels is None else context.organ_voxels[scan, label].clamp(min=1)
         return Rows(
             torch.cat([found[part].to(dense.map.dtype) for part in self.parts], dim=-1),
