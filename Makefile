@@ -20,10 +20,10 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@touch $@
 
 demo: install ## synthetic patients to a trained, tested model and runs/demo/report.html (8 minutes on 2 cores)
-	$(BIN)/ctgrounding phantom --patients 420 --voxel_mm 5.5 --output $(RUN)/patients
-	$(BIN)/ctgrounding ingest --card data_manifests/phantom.yaml --root $(RUN)/patients --output $(RUN)/shards --spacing_mm '[6, 8, 8]'
-	$(BIN)/ctgrounding fit --config configs/pretrain/demo.yaml
-	$(BIN)/ctgrounding test --config configs/pretrain/demo.yaml
+	$(BIN)/ctgrounding phantom --patients 440 --voxel_mm 5.5 --format nifti --split '[0.70, 0.04, 0.26]' --output $(RUN)/patients
+	$(BIN)/ctgrounding ingest --card data_manifests/phantom.yaml --root $(RUN)/patients --output $(RUN)/shards --spacing_mm '[8, 8, 8]'
+	$(BIN)/ctgrounding fit --config configs/pretrain/demo.yaml --trainer.default_root_dir $(RUN)
+	$(BIN)/ctgrounding test --config configs/pretrain/demo.yaml --trainer.default_root_dir $(RUN)
 	@echo "Open $(RUN)/report.html"
 
 smoke: install ## the whole path on a handful of tiny scans (60 seconds)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ctgrounding.encoders.readouts import OrganReadout, ReadoutContext
+from ctgrounding.encoders.readouts import OrganReadout, OrganTableReadout, ReadoutContext
 from ctgrounding.encoders.readouts.histogram import organ_histograms
 from ctgrounding.errors import ConfigError
 from ctgrounding.types import DenseFeatures
@@ -49,3 +49,26 @@ class TestOrganReadout:
     def test_init__edges_must_ascend(self) -> None:
         with pytest.raises(ConfigError, match="ascending edges"):
             OrganReadout(4, parts=("histogram",), bins_hu=(10.0, 0.0))
+
+
+class TestOrganTableReadout:
+    def test_forward__a_row_a_scan_with_each_organ_in_its_column(self) -> None:
+        torch.manual_seed(0)
+        table = OrganTableReadout(2, parts=("mean",), organ_parts=("mean",), code=3)
+        cells = torch.arange(8.0).view(2, 2, 1, 1, 2)
+        dense = DenseFeatures(cells, torch.ones(2, 1, 1, 2, dtype=torch.bool), (1, 4, 4), (0, 1.5, 1.5))
+        labels = torch.zeros(2, 1, 4, 8, dtype=torch.uint8)
+        labels[0, 0, :, :4] = 5
+        context = ReadoutContext(torch.ones(2, 3).double(), labels)
+        rows = table(dense, context).values
+        torch.testing.assert_close(rows[:, :2], cells.mean((2, 3, 4)))
+        codes = rows[:, 2:].view(2, 117, 3)
+        torch.testing.assert_close(codes[0, 4], table.encode(cells[0, :, 0, 0, 0]))
+        assert codes[0, torch.arange(117) != 4].abs().max() == 0
+        assert codes[1].abs().max() == 0
+
+    def test_forward__no_masks_at_all_keeps_every_parameter_in_the_graph(self) -> None:
+        table = OrganTableReadout(2, organ_parts=("mean",), code=3)
+        dense = DenseFeatures(torch.ones(1, 2, 1, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.bool), (1, 1, 1), (0, 0, 0))
+        table(dense, ReadoutContext(torch.ones(1, 3).double())).values.sum().backward()
+        assert table.encode.weight.grad is not None
