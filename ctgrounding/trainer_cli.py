@@ -1,6 +1,7 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's CLI with this project's guards."""
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.written import Written
 
 _CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
+_UNWRITTEN_NULL = "Unable to serialize instance None"
 USAGE = "ctgrounding {command} --config FILE [--config OVERLAY] [--key.nested value ...]"
 
 
@@ -72,6 +74,16 @@ class TrainerParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Lightning's own signature)
         super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401 (jsonargparse's own signature)
+        """The configuration as YAML, with null where an objective is switched off.
+
+        jsonargparse 4.53 writes a sentence there for types that allow a callable or null, which is no config.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=rf"\s*{_UNWRITTEN_NULL}")
+            text: str = super().dump(*args, **kwargs)
+        return text.replace(_UNWRITTEN_NULL, "null")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing fifty lines of usage; :func:`run` puts the message into words."""

@@ -1,6 +1,5 @@
 """Checkpoints that a kill cannot cut in half."""
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Save under another name, then rename."""
         partial = Path(f"{path}.part")
         super().save_checkpoint(checkpoint, partial, storage_options)
-        os.replace(partial, path)
+        partial.replace(path)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 (Lightning's signature)
         """Load what was saved.
