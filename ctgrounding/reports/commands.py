@@ -6,13 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed
+from rich.console import Console
 
 from ctgrounding.errors import ReportError
+from ctgrounding.reports import reader
 from ctgrounding.reports.dictionary import Dictionary
-from ctgrounding.reports.reader import read
 from ctgrounding.reports.report import Report
 
 BATCH = 256
+
+
+def read(reports: Path, output: Path | None = None, workers: int = 1) -> None:
+    """Read reports: references, snippets, organ sentences, labels.
+
+    Args:
+        reports: One JSON object a line with ``id`` and ``text``, the text a string or an object of sections.
+        output: JSON-lines file to write, one object a report; by default beside the input, as ``NAME.read.jsonl``.
+        workers: Processes to read with; they change neither order nor content.
+
+    Raises:
+        ReportError: If a line holds no report; it names the line.
+    """
+    output = output or reports.with_suffix(".read.jsonl")
+    count = read_file(reports, output, workers)
+    Console().print(f"Read {count} reports into {output}.", soft_wrap=True)
 
 
 def read_file(reports: Path, output: Path, workers: int = 1) -> int:
@@ -74,7 +91,7 @@ def _training_report(where: str, line: str) -> Report:
     entry = _parse(where, line)
     if entry.get("split") != "train":
         raise ReportError(f"The {where} is of split '{entry.get('split')}'. Dictionaries are built from 'train' alone.")
-    return read(entry["text"])
+    return reader.read(entry["text"])
 
 
 def read_lines(lines: Iterable[tuple[str, str]], workers: int = 1) -> Iterator[str]:
@@ -112,7 +129,7 @@ def _read_batch(batch: list[tuple[str, str]]) -> list[str]:
 
 def _read_line(where: str, line: str) -> str:
     entry = _parse(where, line)
-    return json.dumps({"id": entry["id"], **read(entry["text"]).to_json()}, ensure_ascii=False)
+    return json.dumps({"id": entry["id"], **reader.read(entry["text"]).to_json()}, ensure_ascii=False)
 
 
 def _parse(where: str, line: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from ctgrounding.cli import main
 from ctgrounding.errors import ReportError
 from ctgrounding.reports import read
 from ctgrounding.reports.cleaning import without_sizes
@@ -104,6 +105,15 @@ def test_file_in_file_out_whatever_the_workers(tmp_path):
     first = json.loads((tmp_path / "one.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert {"id", "sections", "references", "organ_statements", "ct_rate_labels"} <= set(first)
     assert first["references"][0]["snippet"].startswith("6 mm nodule in the left upper lobe")
+
+
+def test_the_command_writes_beside_its_input_by_default(tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps({"id": "a", "text": REPORT}), encoding="utf-8")
+    main(["read", str(source)])
+    main(["read", str(source), "--output", str(tmp_path / "out.jsonl")])
+    assert (tmp_path / "in.read.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    assert "Read 1 reports" in capsys.readouterr().out
 
 
 def test_bad_lines_are_named(tmp_path):
