@@ -20,7 +20,7 @@ def test_organ_histograms__against_a_loop() -> None:
         bins = [0, 0, 0, 0]
         for value in values:
             bins[sum(value >= edge for edge in (-100, 0, 300))] += 1
-        torch.testing.assert_close(found[row] ** 2, torch.tensor(bins) / len(values))
+        torch.testing.assert_close(found[row] ** 2, 4 * torch.tensor(bins) / len(values))
 
 
 def test_organ_histograms__no_organ_and_no_scan() -> None:
@@ -39,7 +39,7 @@ class TestOrganReadout:
         image[0, 0, 0, :2] = 500.0
         readout = OrganReadout(4, parts=("histogram",), bins_hu=(0.0, 200.0))
         rows = readout(self.dense(), ReadoutContext(torch.ones(1, 3).double(), labels, None, image)).values
-        torch.testing.assert_close(rows**2, torch.tensor([[0.0, 62 / 64, 2 / 64]]))
+        torch.testing.assert_close(rows**2, 3 * torch.tensor([[0.0, 62 / 64, 2 / 64]]))
 
     def test_forward__without_volumes(self) -> None:
         labels = torch.ones(1, 4, 4, 4, dtype=torch.uint8)
