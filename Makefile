@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@touch $@
 
 demo: install ## synthetic patients to a trained, tested model and runs/demo/report.html (8 minutes on 2 cores)
-	$(BIN)/ctgrounding phantom --patients 440 --voxel_mm 5.5 --format nifti --split '[0.70, 0.04, 0.26]' --output $(RUN)/patients
+	$(BIN)/ctgrounding phantom --patients 480 --voxel_mm 5.5 --format nifti --split '[0.62, 0.02, 0.36]' --output $(RUN)/patients
 	$(BIN)/ctgrounding ingest --card data_manifests/phantom.yaml --root $(RUN)/patients --output $(RUN)/shards --spacing_mm '[8, 8, 8]'
 	$(BIN)/ctgrounding fit --config configs/pretrain/demo.yaml --trainer.default_root_dir $(RUN)
 	$(BIN)/ctgrounding test --config configs/pretrain/demo.yaml --trainer.default_root_dir $(RUN)
