@@ -25,16 +25,16 @@ SNIPPET_PAGES = ("README.md", *(str(path.relative_to(REPOSITORY)) for path in so
 PICTURE = "docs/images/locate.png"
 
 QUIET = "--trainer.enable_progress_bar false"
+TINY_SPACING = "[12,16,16]"
 TINY = {
     "fit": f"""{QUIET} --data.batch_size 2 --data.num_workers 0 --trainer.max_epochs 1 --trainer.limit_train_batches 1
-    --model.image.init_args.spacing_mm [12,16,16]""",
+    --model.image.init_args.spacing_mm {TINY_SPACING}""",
     "test": QUIET,
     "predict": QUIET,
 }
 KNOWN_BUG = pytest.mark.xfail(
     raises=TypeError, strict=False, reason="ctgrounding.model._locating gives Use 'tau', which it calls temperature"
 )
-SPACING = {"[6, 8, 8]": "[12, 16, 16]"}
 
 
 def text_of(page):
@@ -84,7 +84,8 @@ def run_in(folder, words, entry=main):
 
 def run_line(folder, line):
     program, *words = shlex.split(line)
-    words = [SPACING.get(word, word) for word in words]
+    if "--spacing_mm" in words:
+        words[words.index("--spacing_mm") + 1] = TINY_SPACING
     words += shlex.split(TINY.get(words[0], ""))
     run_in(folder, words, {"ctgrounding": main, "lightning": lightning_main}[program])
 
