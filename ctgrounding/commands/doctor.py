@@ -59,12 +59,10 @@ def _versions() -> tuple[bool, str, str]:
 
 def _codec() -> tuple[bool, str, str]:
     try:
-        import h5py
-        import hdf5plugin
+        from ctgrounding.data.shards import codec_works
     except ImportError as error:
         return False, str(error), "pip install h5py hdf5plugin"
-    works = h5py.h5z.filter_avail(hdf5plugin.Blosc.filter_id)
-    return bool(works), "Blosc available" if works else "Blosc missing", "" if works else "Reinstall hdf5plugin."
+    return (True, "Blosc available", "") if codec_works() else (False, "Blosc missing", "Reinstall hdf5plugin.")
 
 
 def _devices() -> tuple[bool, str, str]:
