@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ class Pretrain(LightningModule):
             return balanced.loss
 
         loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split)
-        self._record(*seen[0], loss, batch, texts_encoded=len(texts.tokens))
+        self._record(*seen[0], weights, batch, texts_encoded=len(texts.tokens))
         return loss
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
@@ -234,15 +235,20 @@ class Pretrain(LightningModule):
         """
         check_fits(self.state_dict(), checkpoint["state_dict"])
 
-    def _record(self, names: list[str], balanced: Balanced, loss: Tensor, batch: Batch, texts_encoded: int) -> None:
+    def _record(
+        self, names: list[str], balanced: Balanced, weights: Mapping[str, float], batch: Batch, texts_encoded: int
+    ) -> None:
+        """Log means over all ranks and over the steps since the last time; the loss is made of these means."""
         self._meter.add([f"train/{name}" for name in names], balanced.totals, balanced.weights)
         if (self.trainer.global_step + 1) % int(getattr(self.trainer, "log_every_n_steps", 50)):
             return
         values = self._meter.reduce()
+        terms = ((weights[name.split("/")[0]], values[f"train/{name}"]) for name in names)
+        loss = sum(weight * mean for weight, mean in terms if not math.isnan(mean))
         values["train/texts_encoded"] = float(texts_encoded)
         values["train/scans"] = float(len(batch["scan_id"]))
         self.log_dict(values, sync_dist=False, batch_size=1)
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=False, batch_size=1)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=False, batch_size=1)
 
     def _count_labels(self) -> None:
         """Give objectives the label counts of the training data, where the data module knows them."""
