@@ -181,6 +181,19 @@ class Losses(Callback):
         self.logged.append({name: trainer.callback_metrics[name].item() for name in tiny_run.LOG_NAMES})
 
 
+class Batches:
+    """A loader of batches at hand; Lightning takes a list for several loaders."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
 def fit(folder, absent, precision, steps, parts=None, *, bucket_views=True, static_graph=False):
     """A fit by the trainer, on the ranks of a pool or in one process: logged numbers and the last gradient."""
     world = distributed.world_size()
@@ -204,7 +217,7 @@ def fit(folder, absent, precision, steps, parts=None, *, bucket_views=True, stat
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, callbacks=[seen], default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(task, train_dataloaders=batches)
+    trainer.fit(task, train_dataloaders=Batches(batches))
     return seen.logged, seen.gradient
 
 
