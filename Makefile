@@ -38,7 +38,7 @@ test: install ## the fast tests (15 minutes on 2 cores at most)
 test-slow: install ## demo, long fits, kill and resume
 	$(BIN)/python -m pytest -q -m "slow and not cuda" $(ARGS)
 
-check: install ## ruff, formatting, mypy strict, docs in strict mode
+check: install ## ruff, formatting, mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -71,6 +71,8 @@ class Model:
     def shard_paths(self) -> list[str]:
         """Shards that the model was trained from, as its configuration names them."""
         shards = self.config["data"]["shards"]
+        if isinstance(shards, str):
+            return [shards]
         return (
             list(shards) if isinstance(shards, list) else [path for item in shards.values() for path in item["paths"]]
         )
@@ -243,5 +245,5 @@ def _locating(model_config: Mapping[str, Any]) -> Use | None:
         if objective and objective["class_path"].endswith(".SnippetLocalization"):
             chosen = objective.get("init_args", {})
             names = {"image_head": "image_head", "text_head": "text_head", "tau": "temperature"}
-            return Use(**{name: chosen[name] for name in names if name in chosen})
+            return Use(**{names[name]: chosen[name] for name in names if name in chosen})
     return None

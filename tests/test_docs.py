@@ -32,9 +32,6 @@ TINY = {
     "test": QUIET,
     "predict": QUIET,
 }
-KNOWN_BUG = pytest.mark.xfail(
-    raises=TypeError, strict=False, reason="ctgrounding.model._locating gives Use 'tau', which it calls temperature"
-)
 
 
 def text_of(page):
@@ -121,7 +118,6 @@ def test_links_outside_the_site_lead_somewhere(page):
     assert [target for target in inside if target != PICTURE and not (REPOSITORY / target).exists()] == []
 
 
-@pytest.mark.xfail(not (REPOSITORY / PICTURE).exists(), reason="the picture is drawn from a finished demo")
 def test_the_picture_of_the_readme_is_there():
     assert PICTURE in text_of("README.md")
     assert (REPOSITORY / PICTURE).read_bytes().startswith(b"\x89PNG")
@@ -140,14 +136,12 @@ def test_every_make_target_named_exists(page):
     assert named <= targets
 
 
-@KNOWN_BUG
 @pytest.mark.filterwarnings("ignore")
 def test_the_readme_commands_run(reader):
     assert (reader / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
     assert (reader / "locate-scan.png").is_file()
 
 
-@KNOWN_BUG
 @pytest.mark.filterwarnings("ignore")
 def test_the_commands_of_get_started_run_after_them(reader):
     begun = commands_of("README.md")
@@ -157,7 +151,6 @@ def test_the_commands_of_get_started_run_after_them(reader):
     assert (reader / "runs" / "mine" / "report.html").is_file()
 
 
-@KNOWN_BUG
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_are_all_documented(reader):
     if not (reader / "runs" / "mine" / "metrics.json").is_file():
@@ -171,7 +164,6 @@ def test_metrics_are_all_documented(reader):
     assert unknown == []
 
 
-@KNOWN_BUG
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", [page for page in SNIPPET_PAGES if snippets_of(page)])
 def test_marked_snippets_run(page, reader, monkeypatch):
