@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int16
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from ctgrounding.data.augment import Crop
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.vision_language import VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError, ConfigError
@@ -55,12 +56,16 @@ class Model:
         encoder: The trained model.
         locating: Heads of snippet localization; None if the model was not trained to locate.
         config: Configuration of the run that made it.
+
+    Attributes:
+        crop: What the model sees of a scan, as in its own evaluation.
     """
 
     def __init__(self, encoder: VisionLanguageEncoder, locating: Use | None, config: Mapping[str, Any]) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.locating = locating
         self.config = config
+        self.crop = Crop(**(config["data"].get("evaluation_crop") or {}))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -175,6 +180,10 @@ class Model:
                 f"The volume has spacing {grid.spacing_mm} mm and the model {self.spacing_mm} mm (D, H, W). "
                 "Ingest the scans at the model's spacing."
             )
+        start, shape = self.crop.box(grid.shape, grid.spacing_mm)
+        shown = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+        image_hu, grid = np.ascontiguousarray(image_hu[shown]), grid.crop(start, shape)
+        valid_box = _within(valid_box, start, shape)
         context = ReadoutContext(torch.tensor([grid.spacing_mm], dtype=torch.float64))
         origin = torch.tensor([grid.origin_mm], dtype=torch.float64)
         with torch.inference_mode():
@@ -238,6 +247,14 @@ def build(model_config: Mapping[str, Any]) -> VisionLanguageEncoder:
     parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS}})
     encoder: VisionLanguageEncoder = parser.instantiate(parsed).model
     return encoder
+
+
+def _within(box: Sequence[Sequence[int]], start: Sequence[int], shape: Sequence[int]) -> list[list[int]]:
+    """A half-open box in the voxels of a crop."""
+    return [
+        [min(max(bound - first, 0), size) for bound in bounds]
+        for bounds, first, size in zip(box, start, shape, strict=True)
+    ]
 
 
 def _locating(model_config: Mapping[str, Any]) -> Use | None:

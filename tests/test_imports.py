@@ -25,7 +25,7 @@ MAY = {
     "objectives": {"geometry", "functional", "distributed", "encoders"},
     "evaluation": {"geometry", "functional", "distributed", "encoders"},
     "tasks": {"encoders", "objectives", "evaluation", "distributed", "functional"},
-    "model": {"encoders", "ingest", "geometry"},
+    "model": {"encoders", "ingest", "geometry", "data.augment"},
     "_torchvision_repair": set(),
     "written": set(),
     "noise": set(),
