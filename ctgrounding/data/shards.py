@@ -55,6 +55,11 @@ _ATTRIBUTES = ("orientation", "axes", "value_rule", "codec", "dataset", "content
 _LAYOUT = ("v110", "v110")  # pinned: a newer HDF5 writes the same bytes, and attributes may pass 64 KiB
 
 
+def codec_works() -> bool:
+    """Whether HDF5 finds the compression that shards use by default."""
+    return bool(h5py.h5z.filter_avail(hdf5plugin.Blosc.filter_id))
+
+
 class ShardWriter:
     """Writes one shard beside its name, verifies it by reading back, and only then gives it its name.
 

@@ -292,14 +292,14 @@ class Pretrain(LightningModule):
     def _check_labels(self) -> None:
         """Labels are columns without names, so data, objectives and evaluators must agree on their order."""
         columns = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
-        users = {f"model.objectives.{role}": item for role, item in self._roles.items()}
+        users: dict[str, object] = {f"model.objectives.{role}": item for role, item in self._roles.items()}
         users |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}
         for key, user in users.items():
             asked = getattr(user, "questions", None)
             if columns is not None and asked is not None and tuple(item.name for item in asked) != tuple(columns):
                 raise ConfigError(
                     f"{key} asks {len(asked)} questions from '{asked[0].name}' on, but data has {len(columns)} label "
-                    f"columns from '{columns[0] if columns else ''}' on. Set data.label_names to the same question list."
+                    f"columns from '{columns[0] if columns else ''}' on. Set data.label_names to that question list."
                 )
 
     def _check_spacing(self) -> None:
