@@ -1,19 +1,10 @@
 from pathlib import Path
 
 import pytest
-import torch
+from word_tokenizer import WordTokenizer
 
 from ctgrounding.data.index import ScanIndex, load_index
 from ctgrounding.testing.shards import write_tiny_shards
-
-
-class WordTokenizer:
-    """One token a word, by a hash that is equal in every process."""
-
-    pad_id = 0
-
-    def __call__(self, text: str) -> torch.Tensor:
-        return torch.tensor([1 + sum(map(ord, word)) % 997 for word in text.split()], dtype=torch.int64)
 
 
 @pytest.fixture(scope="session")
