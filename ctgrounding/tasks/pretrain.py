@@ -207,10 +207,11 @@ class Pretrain(LightningModule):
         folder = Path(self.trainer.default_root_dir) / "embeddings"
         self._writer = EmbeddingWriter(folder, self.evaluation.evaluators)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Save what the evaluators read of a batch."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
+        """Save what the evaluators read of a batch, and say which scans it held."""
         if self._writer is not None:
             self._writer.add(self.evaluation.encode(self.encoder, batch), batch)
+        return list(batch["scan_id"])
 
     def on_predict_end(self) -> None:
         """Write the index, which makes the folder complete."""
