@@ -18,7 +18,16 @@ class CardError(CTGroundingError, ValueError):
 
 
 class ScanError(CTGroundingError, ValueError):
-    """A scan, a mask or its metadata cannot be used."""
+    """A scan, a mask or its metadata cannot be used.
+
+    Args:
+        message: What is wrong.
+        kind: Its name among the audit's verdicts.
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ReportError(CTGroundingError, ValueError):

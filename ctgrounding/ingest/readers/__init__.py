@@ -30,7 +30,7 @@ def open_source(path: Path, series: int | None = None) -> Source:
 
         return open_dicom(path, series)
     if not path.exists():
-        raise ScanError("The file or folder does not exist.")
+        raise ScanError("The file or folder does not exist.", "missing_file")
     if path.name.lower().endswith((".nii", ".nii.gz")):
         from ctgrounding.ingest.readers.nifti import open_nifti
 

@@ -63,6 +63,7 @@ class DicomSource:
     shape_ijk: Triple
     series: int | None
     frame: str
+    uid: str
     slices: Mapping[int, SourceSlice]
     facts: Mapping[str, Any]
 
@@ -187,13 +188,16 @@ def _chosen(groups: list[list[_Header]], series: int | None) -> list[_Header]:
     if series is not None:
         wanted = [group for group in groups if group[0].series == series]
         if not wanted:
-            raise ScanError(f"The folder has no series {series}; it has series numbers {numbers}.")
+            raise ScanError(f"The folder has no series {series}; it has series numbers {numbers}.", "no_such_series")
     else:
         wanted = [group for group in groups if _is_volume(group)]
         if not wanted:
-            raise ScanError(f"No series of the folder is a CT volume of at least {MIN_SLICES} axial slices.")
+            raise ScanError(f"No series of the folder is a CT volume of at least {MIN_SLICES} axial slices.", "not_ct")
     if len(wanted) > 1:
-        raise ScanError(f"{len(wanted)} series of the folder fit (series numbers {numbers}). Name one in the card.")
+        raise ScanError(
+            f"{len(wanted)} series of the folder fit (series numbers {numbers}). Name one in the card.",
+            "no_such_series",
+        )
     return wanted[0]
 
 
@@ -225,6 +229,7 @@ def _place(group: list[_Header]) -> DicomSource:
         shape_ijk=(first.size[1], first.size[0], len(ordered)),
         series=first.series,
         frame=first.frame,
+        uid=first.uid,
         slices=_numbered(ordered),
         facts=facts,
     )
@@ -233,19 +238,22 @@ def _place(group: list[_Header]) -> DicomSource:
 def _check_alike(group: list[_Header]) -> None:
     first = group[0]
     if first.modality != "CT":
-        raise ScanError(f"The series is {first.modality or 'of no modality'}, not CT.")
+        raise ScanError(f"The series is {first.modality or 'of no modality'}, not CT.", "not_ct")
     if "LOCALIZER" in first.kind:
-        raise ScanError("The series is a localizer, not a volume.")
+        raise ScanError("The series is a localizer, not a volume.", "not_ct")
     if len(group) < MIN_SLICES:
-        raise ScanError(f"The series has {len(group)} slices; at least {MIN_SLICES} are needed.")
+        raise ScanError(f"The series has {len(group)} slices; at least {MIN_SLICES} are needed.", "too_few_slices")
     if any((len(h.position), len(h.orientation), len(h.pixel_mm)) != (3, 6, 2) or min(h.size) < 1 for h in group):
-        raise ScanError("A slice has no position, orientation, pixel spacing or size in its header.")
+        raise ScanError("A slice has no position, orientation, pixel spacing or size in its header.", "no_header")
     if not np.isfinite([(*h.position, *h.orientation, *h.pixel_mm) for h in group]).all():
-        raise ScanError("A slice has a position, orientation or pixel spacing that is no finite number.")
+        raise ScanError("A slice has a position, orientation or pixel spacing that is no finite number.", "bad_affine")
     turned = np.ptp([header.orientation for header in group], axis=0).max()
     scaled = np.ptp([header.pixel_mm for header in group], axis=0).max()
     if turned > 1e-3 or scaled > 1e-3 or len({header.size for header in group}) > 1:
-        raise ScanError("The slices of the series differ in orientation, pixel spacing or size, so they are no volume.")
+        raise ScanError(
+            "The slices of the series differ in orientation, pixel spacing or size, so they are no volume.",
+            "uneven_slices",
+        )
 
 
 def _slice_step(placed: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -254,20 +262,28 @@ def _slice_step(placed: np.ndarray, normal: np.ndarray) -> np.ndarray:
     usual = float(np.median(gaps))
     repeated = int((gaps < 1e-3).sum())
     if repeated:
-        raise ScanError(f"{repeated} slices repeat the position of another one. Keep one series a folder or number.")
+        raise ScanError(
+            f"{repeated} slices repeat the position of another one. Keep one series a folder or number.",
+            "repeated_slices",
+        )
     off = np.abs(gaps - usual) > GAP_TOLERANCE * usual + ROUNDING_MM
     if off.any():
-        place = int(off.argmax()) + 1
-        missing = max(1, round(float(gaps[place - 1]) / usual) - 1)
-        raise ScanError(
-            f"The gap after slice {place} of {len(placed)} is {gaps[place - 1]:.2f} mm, elsewhere {usual:.2f} mm: "
-            f"about {missing} slices are missing there."
-        )
+        raise _uneven(gaps, usual, off)
     step: np.ndarray = (placed[-1] - placed[0]) / (len(placed) - 1)
     drift = float(np.abs(placed - placed[0] - np.arange(len(placed))[:, None] * step).max())
     if drift > GAP_TOLERANCE * usual + ROUNDING_MM:
-        raise ScanError(f"The slices do not lie on one line: one is {drift:.2f} mm beside it.")
+        raise ScanError(f"The slices do not lie on one line: one is {drift:.2f} mm beside it.", "uneven_slices")
     return step
+
+
+def _uneven(gaps: np.ndarray, usual: float, off: np.ndarray) -> ScanError:
+    """Slices are missing where every odd gap is a multiple of the usual one; else the gaps are just uneven."""
+    place = int(off.argmax())
+    where = f"The gap after slice {place + 1} of {len(gaps) + 1} is {gaps[place]:.2f} mm, elsewhere {usual:.2f} mm"
+    steps = np.rint(gaps[off] / usual)
+    if (steps >= 2).all() and (np.abs(gaps[off] - steps * usual) <= GAP_TOLERANCE * usual + ROUNDING_MM).all():
+        return ScanError(f"{where}: {int((steps - 1).sum())} slices are missing.", "missing_slices")
+    return ScanError(f"{where}; {int(off.sum())} of {len(gaps)} gaps are uneven.", "uneven_slices")
 
 
 def _numbered(ordered: list[_Header]) -> dict[int, SourceSlice]:

@@ -23,6 +23,7 @@ class ItkSource:
     facts: Mapping[str, Any]
     series: int | None = None
     frame: str = ""
+    uid: str = ""
 
     @property
     def slices(self) -> Mapping[int, SourceSlice]:

@@ -28,6 +28,7 @@ class NiftiSource:
     facts: Mapping[str, Any]
     series: int | None = None
     frame: str = ""
+    uid: str = ""
 
     @property
     def slices(self) -> Mapping[int, SourceSlice]:
@@ -74,7 +75,8 @@ def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
     if codes == (0, 0):
         raise ScanError(
             "The NIfTI header says nothing of orientation (sform and qform codes are 0), so left and right "
-            "are unknown. Convert the scan from its DICOM files again."
+            "are unknown. Convert the scan from its DICOM files again.",
+            "no_header",
         )
     facts = {"reader": "nifti", "dtype": str(image.get_data_dtype()), "sform_qform": list(codes)}
     return NiftiSource(path, affine, (int(shape[0]), int(shape[1]), int(shape[2])), facts, series)

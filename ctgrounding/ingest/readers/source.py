@@ -58,6 +58,10 @@ class Source(Protocol):
         """Identifier of the world frame; empty where the file has none."""
 
     @property
+    def uid(self) -> str:
+        """Identifier of the series (SeriesInstanceUID); empty where the file has none."""
+
+    @property
     def slices(self) -> Mapping[int, SourceSlice]:
         """Image number to slice; empty where the file numbers none."""
 
