@@ -118,6 +118,8 @@ class Pretrain(LightningModule):
         """
         self._check_spacing()
         self._check_labels()
+        # Filling every new tensor is a debugging aid that takes a tenth of a deterministic step on a CPU.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if stage == "fit":
             if self.initial_weights:
                 self._load_initial(Path(self.initial_weights))

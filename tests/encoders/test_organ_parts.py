@@ -14,7 +14,7 @@ def test_organ_histograms__against_a_loop() -> None:
     image = torch.randint(-1024, 1500, (2, 4, 5, 6), generator=generator).to(torch.int16)
     labels = torch.randint(0, 4, (2, 4, 5, 6), generator=generator).to(torch.uint8)
     scan, label = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 2])
-    found = organ_histograms(image, labels, scan, label, torch.tensor([-100.0, 0.0, 300.0]))
+    found = organ_histograms(image, labels, torch.tensor([-100.0, 0.0, 300.0]))[scan, label]
     for row, (s, k) in enumerate(zip(scan.tolist(), label.tolist(), strict=True)):
         values = [v for v, o in zip(image[s].flatten().tolist(), labels[s].flatten().tolist(), strict=True) if o == k]
         bins = [0, 0, 0, 0]
@@ -24,9 +24,9 @@ def test_organ_histograms__against_a_loop() -> None:
 
 
 def test_organ_histograms__no_organ_and_no_scan() -> None:
-    none = torch.zeros(0, dtype=torch.int64)
     edges = torch.tensor([0.0])
-    assert organ_histograms(torch.zeros(0, 2, 2, 2), torch.zeros(0, 2, 2, 2).byte(), none, none, edges).shape == (0, 2)
+    assert organ_histograms(torch.zeros(0, 2, 2, 2), torch.zeros(0, 2, 2, 2).byte(), edges).shape == (0, 256, 2)
+    assert not organ_histograms(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2).byte(), edges).any()
 
 
 class TestOrganReadout:

@@ -1,8 +1,8 @@
 """What a readout is, and the parts that several are made of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped, UInt8
@@ -27,6 +27,16 @@ class ReadoutContext:
     organs: UInt8[Tensor, "b D H W"] | None = None
     organ_voxels: Int64[Tensor, "b 256"] | None = None
     image_hu: Shaped[Tensor, "b D H W"] | None = None
+    _made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` gives, made by the first readout of this micro-batch that asks for ``key``.
+
+        For what has no gradient and depends on the scans alone, such as counts of label map voxels.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How dense an organ is: the shares of its voxels in HU bins, at the resolution of the volume."""
 
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from ctgrounding.types import ORGAN_IDS
@@ -15,22 +15,17 @@ DEFAULT_BINS_HU = (
 
 @torch.no_grad()
 def organ_histograms(
-    image_hu: Shaped[Tensor, "b D H W"],
-    labels: UInt8[Tensor, "b D H W"],
-    scan: Int64[Tensor, "O"],
-    label: Int64[Tensor, "O"],
-    edges_hu: Float[Tensor, "edges"],
-) -> Float[Tensor, "O edges+1"]:
-    """Square roots of the shares of each organ's voxels in HU bins, one row for each (scan, label).
+    image_hu: Shaped[Tensor, "b D H W"], labels: UInt8[Tensor, "b D H W"], edges_hu: Float[Tensor, "edges"]
+) -> Float[Tensor, "b 256 edges+1"]:
+    """Square roots of the shares of each organ's voxels in HU bins, one row for each scan and label id.
 
     Roots, because their Euclidean distance is that of Hellinger: a few voxels of a stone or a cyst then
-    count for more than the noise of a large bin. Rows are scaled to a mean square of 1, as learned features have.
+    count for more than the noise of a large bin. Rows are scaled to a mean square of 1, as learned features have;
+    rows of organs without a voxel are zero.
 
     Args:
         image_hu: Volumes in HU, of any number type.
         labels: Label maps on the same voxels.
-        scan: Scan of each organ asked for.
-        label: Its label id.
         edges_hu: Ascending edges between the bins; the outer bins are open.
     """
     bins = len(edges_hu) + 1
@@ -39,5 +34,5 @@ def organ_histograms(
     organ = torch.div(inside, voxels, rounding_mode="floor") * ORGAN_IDS + labels.flatten()[inside].long()
     place = torch.bucketize(image_hu.flatten()[inside].to(edges_hu.dtype), edges_hu, right=True)
     counts = torch.bincount(organ * bins + place, minlength=len(labels) * ORGAN_IDS * bins)
-    rows = counts.view(-1, bins)[scan * ORGAN_IDS + label].to(edges_hu.dtype)
-    return (bins * rows / rows.sum(1, keepdim=True).clamp(min=1)).sqrt()
+    rows = counts.view(len(labels), ORGAN_IDS, bins).to(edges_hu.dtype)
+    return (bins * rows / rows.sum(-1, keepdim=True).clamp(min=1)).sqrt()

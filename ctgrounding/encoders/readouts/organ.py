@@ -75,7 +75,7 @@ class OrganReadout(Readout):
         if labels is None:
             labels = torch.zeros(len(dense.map), 1, 1, 1, dtype=torch.uint8, device=dense.map.device)
         with torch.autocast(dense.map.device.type, enabled=False):
-            pooled = self._pool(dense, labels)
+            pooled = self._pool(dense, labels, context)
         shown = (pooled.voxels >= max(self.min_voxels, 1)) & (pooled.weights[:, 0] > 0)
         scan, place = shown.nonzero(as_tuple=True)
         label, seen = pooled.labels[place], pooled.voxels[scan, place].double()
@@ -85,7 +85,9 @@ class OrganReadout(Readout):
             found["log_volume"] = _log_ml(seen, context.spacing_mm[scan])
         if "histogram" in self.parts:
             image_hu = labels.new_zeros(labels.shape) if context.organs is None else volume_of(context)
-            found["histogram"] = organ_histograms(image_hu, labels, scan, label, self.bins_hu)
+            bins = tuple(self.bins_hu.tolist())
+            table = context.once(("histogram", bins), lambda: organ_histograms(image_hu, labels, self.bins_hu))
+            found["histogram"] = table[scan, label]
         whole = seen if context.organ_voxels is None else context.organ_voxels[scan, label].clamp(min=1)
         return Rows(
             torch.cat([found[part].to(dense.map.dtype) for part in self.parts], dim=-1),
@@ -94,7 +96,7 @@ class OrganReadout(Readout):
             organ_visible=(seen / whole).clamp(max=1).float(),
         )
 
-    def _pool(self, dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"]) -> "_Pooled":
+    def _pool(self, dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"], context: ReadoutContext) -> "_Pooled":
         cells = dense.map.flatten(2).transpose(1, 2)
         cells = cells.float() if cells.dtype in (torch.float16, torch.bfloat16) else cells
         real = dense.valid.flatten(1).to(cells.dtype)
@@ -102,8 +104,10 @@ class OrganReadout(Readout):
         classes = int(labels.max()) + 1
         if classes * cells.shape[1] > DENSE_LIMIT:
             return _pool_by_voxels(dense, cells, gains, labels, classes)
-        counts = organ_weights(
-            labels, dense.cell_vox, dense.map.shape[2:], offset_vox=dense.offset_vox, classes=classes
+        grid = (dense.cell_vox, dense.map.shape[2:], dense.offset_vox)
+        counts = context.once(
+            ("counts", *(tuple(part) for part in grid)),
+            lambda: organ_weights(labels, grid[0], grid[1], offset_vox=grid[2], classes=classes),
         )
         voxels = counts.sum(-1)
         present = voxels.any(0).nonzero()[:, 0]
