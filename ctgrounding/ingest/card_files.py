@@ -1,7 +1,7 @@
 """Finding, reading and checking dataset cards."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -18,19 +18,13 @@ from yaml import YAMLError
 from ctgrounding import label_sets
 from ctgrounding.data.records import Split
 from ctgrounding.errors import CardError
-from ctgrounding.ingest.cards import Card, LabelsTable, OrgansRule, ReportsTable, ScansTable, SlicesTable, SplitRule
+from ctgrounding.ingest.audit.kinds import CHOOSABLE
+from ctgrounding.ingest.audit.rule import AuditRule
+from ctgrounding.ingest.cards import Card, OrgansRule, SplitRule
 
 HU_RULES = ("auto", "stored")
 ID_RULES = ("hash", "keep")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-NESTED = {
-    "scans": ScansTable,
-    "reports": ReportsTable,
-    "labels": LabelsTable,
-    "slices": SlicesTable,
-    "organs": OrgansRule,
-    "split": SplitRule,
-}
 
 
 def load_card(card: str | Path, root: Path | None = None) -> Card:
@@ -52,7 +46,7 @@ def load_card(card: str | Path, root: Path | None = None) -> Card:
     try:
         loaded = OmegaConf.to_object(_merged(path, root))
     except ConfigKeyError as error:
-        raise CardError(_unknown_key(str(error.full_key), path)) from error
+        raise CardError(_unknown_key(error, path)) from error
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0].rpartition(": ")[2].strip('"')
         raise CardError(f"The card {path}, {error.full_key}: {reason}. Export it or give --root FOLDER.") from error
@@ -110,20 +104,47 @@ def under_root(root: Path, relative: str, key: str) -> Path:
     return path
 
 
+def files_under_root(root: Path, pattern: str, key: str) -> list[Path]:
+    """The files that a card names by one path or by a pattern with ``*``, in the order of their names.
+
+    Raises:
+        CardError: If the path leaves the root, or nothing fits the pattern.
+    """
+    if not any(sign in pattern for sign in "*?["):
+        return [under_root(root, pattern, key)]
+    under_root(root, pattern, key)
+    found = sorted(entry for entry in root.glob(pattern) if entry.is_file())
+    if not found:
+        raise CardError(
+            f"{key}: no file under the card's root {root} fits '{pattern}'. Check the root and the pattern."
+        )
+    return [under_root(root, str(entry.relative_to(root)), key) for entry in found]
+
+
 def _check(card: Card, path: Path) -> None:
     if not Path(card.root).is_dir():
         raise CardError(f"The root '{card.root}' of the card {path} is no folder. Correct it or give --root FOLDER.")
     _one_of(card.hu, HU_RULES, "hu")
     _one_of(card.ids, ID_RULES, "ids")
     _one_of(card.organs.classes, label_sets.NAMES, "organs.classes")
-    for table, key in ((card.reports, "reports"), (card.labels, "labels")):
-        if table is not None:
-            _one_of(table.by, ("study", "scan"), f"{key}.by")
     if card.reports is not None and bool(card.reports.sections) == bool(card.reports.text):
         raise CardError("reports: give either 'sections' (section name to column) or 'text' (one column), not both.")
     if any(not math.isfinite(step) or step <= 0 for step in card.spacing_mm):
         raise CardError(f"spacing_mm is {list(card.spacing_mm)}. Give three positive numbers along D, H, W.")
+    _check_organ_names(card.organs)
     _check_split(card.split)
+    _check_audit(card.audit)
+
+
+def _check_organ_names(rule: OrgansRule) -> None:
+    organs = list(label_sets.load(rule.classes).values())
+    for written, organ in rule.names.items():
+        if organ not in organs:
+            near = ", ".join(get_close_matches(organ, organs, n=3) or organs[:5])
+            raise CardError(
+                f"organs.names says that '{written}' is '{organ}', which label set {rule.classes} does not have. "
+                f"Nearest: {near}."
+            )
 
 
 def _check_split(rule: SplitRule) -> None:
@@ -132,6 +153,15 @@ def _check_split(rule: SplitRule) -> None:
     shares = list(rule.fractions.values())
     if shares and (min(shares) < 0 or not math.isclose(sum(shares), 1.0)):
         raise CardError(f"split.fractions are {dict(rule.fractions)}. They must not be negative and sum to 1.")
+    if not 0 <= rule.val_of_train < 1:
+        raise CardError(f"split.val_of_train is {rule.val_of_train}. Give a share from 0 to below 1.")
+
+
+def _check_audit(rule: AuditRule) -> None:
+    for kind in rule.quarantine:
+        _one_of(kind, CHOOSABLE, "audit.quarantine")
+    if rule.min_slices < 1:
+        raise CardError(f"audit.min_slices is {rule.min_slices}. It must be at least 1.")
 
 
 def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
@@ -139,10 +169,10 @@ def _one_of(value: str, allowed: tuple[str, ...], key: str) -> None:
         raise CardError(f"{key} is '{value}'. Use one of {', '.join(allowed)}.")
 
 
-def _unknown_key(full_key: str, path: Path) -> str:
-    *parents, key = full_key.split(".")
-    place = NESTED.get(parents[0], Card) if parents else Card
+def _unknown_key(error: ConfigKeyError, path: Path) -> str:
+    full_key = str(error.full_key)
+    place = error.object_type if is_dataclass(error.object_type) else Card
     known = [entry.name for entry in fields(place)]
-    near = get_close_matches(key, known, n=1)
+    near = get_close_matches(full_key.rpartition(".")[2], known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"The card {path} has an unknown key '{full_key}'.{hint} Known here: {', '.join(known)}."

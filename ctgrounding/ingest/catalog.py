@@ -1,28 +1,28 @@
 """The catalogue: what a card's tables say of every scan, before any file is opened."""
 
-import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from ctgrounding.data.records import Split
 from ctgrounding.errors import CardError
-from ctgrounding.ingest.card_files import SPLITS, under_root
-from ctgrounding.ingest.cards import Card, LabelsTable, ReportsTable
-from ctgrounding.ingest.tables import Table, read_table
+from ctgrounding.ingest.card_files import files_under_root, under_root
+from ctgrounding.ingest.cards import Card, JoinedTable, LabelsTable, ReportsTable, SentencesTable
+from ctgrounding.ingest.splits import assign_splits
+from ctgrounding.ingest.study_tables import (
+    OrganSentence,
+    TableSlice,
+    open_table,
+    read_labels,
+    read_reports,
+    read_sentences,
+    read_slices,
+)
+from ctgrounding.ingest.tables import Table
 
-DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
-
-
-@dataclass(frozen=True)
-class TableSlice:
-    """A row of the ``slices`` table."""
-
-    series: int | None
-    image: int
-    z_mm: float
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class PlannedScan:
         study_id: The examination.
         patient_id: The patient.
         split: ``train``, ``val`` or ``test``.
-        path: NIfTI file or DICOM folder.
+        path: The scan's file or DICOM folder.
         series: Series number, None if the table gives none.
-        organs_path: Organ label map, None if there is none.
+        organs_path: Organ masks, None if there are none.
         report: Section to text; a whole report has the one section ``""``.
         labels: Question to 1, 0 or None for unknown.
         slices: Rows of the ``slices`` table.
+        sentences: Rows of the ``sentences`` table; None if the card has none.
         known_bad: Why the card leaves the scan out; empty if it does not.
     """
 
@@ -53,6 +54,7 @@ class PlannedScan:
     report: dict[str, str]
     labels: dict[str, int | None]
     slices: tuple[TableSlice, ...] = ()
+    sentences: tuple[OrganSentence, ...] | None = None
     known_bad: str = ""
 
 
@@ -67,41 +69,71 @@ def read_scans(card: Card) -> list[PlannedScan]:
     table = _scans_table(card, root)
     rule = card.scans
     ids = table.column(rule.scan, "scans.scan")
-    _check_unique(ids, rule.scan)
     studies, patients = table.column(rule.study, "scans.study"), table.column(rule.patient, "scans.patient")
     _check_filled({"scans.scan": ids, "scans.study": studies, "scans.patient": patients})
-    splits = _splits(card, table, patients)
-    paths = _paths(root, table, rule.path, rule.path_pattern, "scans.path")
+    splits = assign_splits(card, table, patients)
+    paths = _filled_paths(ids, table, _paths(root, table, rule.path, rule.path_pattern, "scans.path"))
     organs = _paths(root, table, rule.organs, rule.organs_pattern, "scans.organs")
     series = table.column(rule.series, "scans.series") if rule.series else [""] * len(ids)
-    reports, labels, slices = _reports(card, root), _labels(card, root), _slices(card, root)
-    scans = []
-    for row, scan_id in enumerate(ids):
-        path = paths[row]
-        if path is None:
-            raise CardError(f"{table.name}: scan {scan_id} has no path. Fill it in or remove the row.")
-        scans.append(
-            PlannedScan(
-                scan_id,
-                studies[row],
-                patients[row],
-                splits[row],
-                path,
-                _whole(series[row], "series", scan_id),
-                organs[row],
-                reports.get(scan_id if card.reports and card.reports.by == "scan" else studies[row], {}),
-                labels.get(scan_id if card.labels and card.labels.by == "scan" else studies[row], {}),
-                tuple(slices.get(scan_id, ())),
-                card.known_bad.get(scan_id, ""),
-            )
+    keys = {"scan": ids, "study": studies}
+    reports = read_reports(card.reports, root) if card.reports else {}
+    labels = read_labels(card.labels, root) if card.labels else {}
+    sentences = read_sentences(card.sentences, card.organs, root) if card.sentences else {}
+    keys = {"scan": ids, "study": studies}
+    report = _looked_up(card.reports, "reports", keys, table, reports, {})
+    label = _looked_up(card.labels, "labels", keys, table, labels, {})
+    sentence = _looked_up(card.sentences, "sentences", keys, table, sentences, [])
+    slices = read_slices(card.slices, root) if card.slices else {}
+    bad = _known_bad(card, root, ids, studies, paths)
+    return [
+        PlannedScan(
+            scan_id,
+            studies[row],
+            patients[row],
+            splits[row],
+            paths[row],
+            _whole(series[row], "series", scan_id),
+            organs[row],
+            report[row],
+            label[row],
+            tuple(slices.get(scan_id, ())),
+            tuple(sentence[row]) if card.sentences else None,
+            bad[row],
         )
-    return scans
+        for row, scan_id in enumerate(ids)
+    ]
 
 
 def _scans_table(card: Card, root: Path) -> Table:
-    table = _table(root, card.scans.table, "scans")
+    table = open_table(root, card.scans.table, "scans")
+    for join in card.scans.joins:
+        table = _joined(table, join, root)
+    table = _parsed(table, card.scans.parse)
+    return _one_row_a_scan(table, card)
+
+
+def _joined(table: Table, join: JoinedTable, root: Path) -> Table:
+    other = open_table(root, join.table, "scans.joins")
+    keys = other.column(join.key, "scans.joins.key")
+    wanted = table.column(join.on or join.key, "scans.joins.on")
+    place: dict[str, int] = {}
+    new = [column for column in other.columns if column not in table.columns]
+    for row, key in enumerate(keys):
+        first = place.setdefault(key, row)
+        if any(other.columns[column][first] != other.columns[column][row] for column in new):
+            raise CardError(f"{join.table} has several rows for '{key}', and they differ. Keep one.")
+    if not any(value in place for value in wanted):
+        raise CardError(
+            f"{join.table}: no '{join.key}' is a '{join.on or join.key}' of {table.name}. It has '{keys[0]}', ..., and "
+            f"{table.name} has '{wanted[0]}', .... Correct scans.joins."
+        )
+    added = {column: [other.columns[column][place[key]] if key in place else "" for key in wanted] for column in new}
+    return Table(table.name, {**table.columns, **added})
+
+
+def _parsed(table: Table, patterns: Mapping[str, str]) -> Table:
     added: dict[str, list[str]] = {}
-    for column, pattern in card.scans.parse.items():
+    for column, pattern in patterns.items():
         try:
             compiled = re.compile(pattern)
         except re.error as error:
@@ -115,16 +147,16 @@ def _scans_table(card: Card, root: Path) -> Table:
     return Table(table.name, {**table.columns, **added})
 
 
-def _table(root: Path, relative: str, key: str) -> Table:
-    return read_table(under_root(root, relative, f"{key}.table"), relative)
-
-
-def _check_unique(ids: Sequence[str], column: str) -> None:
-    seen: set[str] = set()
-    for value in ids:
-        if value in seen:
-            raise CardError(f"Scan id '{value}' occurs twice in column '{column}'. Scan ids must be unique.")
-        seen.add(value)
+def _one_row_a_scan(table: Table, card: Card) -> Table:
+    ids = table.column(card.scans.scan, "scans.scan")
+    first: dict[str, int] = {}
+    for row, value in enumerate(ids):
+        if first.setdefault(value, row) != row and not card.scans.repeated:
+            raise CardError(f"Scan id '{value}' occurs twice in column '{card.scans.scan}'. Scan ids must be unique.")
+    if len(first) == len(ids):
+        return table
+    rows = list(first.values())
+    return Table(table.name, {column: [values[row] for row in rows] for column, values in table.columns.items()})
 
 
 def _check_filled(columns: Mapping[str, Sequence[str]]) -> None:
@@ -133,34 +165,13 @@ def _check_filled(columns: Mapping[str, Sequence[str]]) -> None:
             raise CardError(f"Row {values.index('') + 2} of the table of scans has no value for {key}. Fill it in.")
 
 
-def _splits(card: Card, table: Table, patients: Sequence[str]) -> list[Split]:
-    if not card.scans.split:
-        return [_drawn_split(card, patient) for patient in patients]
-    found: dict[str, Split] = {}
-    splits = []
-    for value, patient in zip(table.column(card.scans.split, "scans.split"), patients, strict=True):
-        split = _as_split(card.split.values.get(value, value))
-        if found.setdefault(patient, split) != split:
-            raise CardError(f"Patient '{patient}' is in two splits, {found[patient]} and {split}. Keep patients apart.")
-        splits.append(split)
-    return splits
-
-
-def _as_split(value: str) -> Split:
-    for split in SPLITS:
-        if value == split:
-            return split
-    raise CardError(f"'{value}' is no split. Use {', '.join(SPLITS)}, or map it under split.values.")
-
-
-def _drawn_split(card: Card, patient: str) -> Split:
-    digest = hashlib.blake2b(f"{card.name}\0{patient}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    for split in SPLITS:
-        place -= (card.split.fractions or DEFAULT_FRACTIONS).get(split, 0.0)
-        if place < 0:
-            return split
-    return "train"
+def _filled_paths(ids: Sequence[str], table: Table, paths: Iterable[Path | None]) -> list[Path]:
+    filled = []
+    for scan_id, path in zip(ids, paths, strict=True):
+        if path is None:
+            raise CardError(f"{table.name}: scan {scan_id} has no path. Fill it in or remove the row.")
+        filled.append(path)
+    return filled
 
 
 def _paths(root: Path, table: Table, column: str, pattern: str, key: str) -> list[Path | None]:
@@ -179,59 +190,36 @@ def _paths(root: Path, table: Table, column: str, pattern: str, key: str) -> lis
     return [under_root(root, value, key) if value else None for value in values]
 
 
-def _reports(card: Card, root: Path) -> dict[str, dict[str, str]]:
-    rule: ReportsTable | None = card.reports
+def _looked_up(
+    rule: ReportsTable | LabelsTable | SentencesTable | None,
+    key: str,
+    ids: Mapping[str, Sequence[str]],
+    table: Table,
+    found: Mapping[str, Value],
+    none: Value,
+) -> list[Value]:
+    """For each scan what a table keyed by scan, study or another column says of it."""
     if rule is None:
-        return {}
-    table = _table(root, rule.table, "reports")
-    columns = rule.sections or {"": rule.text}
-    texts = {name: table.column(column, f"reports.{name or 'text'}") for name, column in columns.items()}
-    return {
-        key: {name: values[row] for name, values in texts.items() if values[row]}
-        for row, key in enumerate(table.column(rule.key, "reports.key"))
-    }
+        return [none] * len(table)
+    wanted = ids[rule.by] if rule.by in ids else table.column(rule.by, f"{key}.by")
+    return [found.get(value, none) for value in wanted]
 
 
-def _labels(card: Card, root: Path) -> dict[str, dict[str, int | None]]:
-    rule: LabelsTable | None = card.labels
-    if rule is None:
-        return {}
-    table = _table(root, rule.table, "labels")
-    keys = table.column(rule.key, "labels.key")
-    columns = rule.columns or {name: name for name in table.columns if name != rule.key}
-    values = {question: table.column(column, f"labels.columns.{question}") for question, column in columns.items()}
-    return {
-        key: {question: _label(answers[row], question, rule) for question, answers in values.items()}
-        for row, key in enumerate(keys)
-    }
-
-
-def _label(value: str, question: str, rule: LabelsTable) -> int | None:
-    if value in ("", "nan", "NaN") or value in rule.unknown:
-        return None
-    if value in ("1", "1.0", "0", "0.0"):
-        return int(float(value))
-    raise CardError(
-        f"{rule.table}: '{value}' in column '{question}' is no label. Use 1, 0 or nothing, list the value under "
-        "labels.unknown, or name the label columns under labels.columns."
-    )
-
-
-def _slices(card: Card, root: Path) -> dict[str, list[TableSlice]]:
-    rule = card.slices
-    if rule is None:
-        return {}
-    table = _table(root, rule.table, "slices")
-    scans, images = table.column(rule.scan, "slices.scan"), table.column(rule.image, "slices.image")
-    depths = table.column(rule.z_mm, "slices.z_mm")
-    series = table.column(rule.series, "slices.series") if rule.series else [""] * len(scans)
-    found: dict[str, list[TableSlice]] = defaultdict(list)
-    for scan, number, image, depth in zip(scans, series, images, depths, strict=True):
-        try:
-            found[scan].append(TableSlice(int(number) if number else None, int(image), float(depth)))
-        except ValueError as error:
-            raise CardError(f"{rule.table}: '{number}', '{image}', '{depth}' of scan {scan} are no numbers.") from error
-    return found
+def _known_bad(card: Card, root: Path, ids: Sequence[str], studies: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    listed: dict[str, str] = {}
+    for pattern, reason in card.known_bad_lists.items():
+        for path in files_under_root(root, pattern, "known_bad_lists"):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else None
+            if lines is None:
+                raise CardError(
+                    f"known_bad_lists: {pattern} is not under the card's root {root}. Fetch it with the dataset, or "
+                    "take it out of the card."
+                )
+            listed |= {PurePosixPath(line.strip()).name: reason for line in lines if line.strip()}
+    return [
+        card.known_bad.get(scan) or next((listed[name] for name in (scan, study, path.name) if name in listed), "")
+        for scan, study, path in zip(ids, studies, paths, strict=True)
+    ]
 
 
 def _whole(value: str, what: str, scan_id: str) -> int | None:

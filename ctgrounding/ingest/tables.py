@@ -1,6 +1,7 @@
-"""Tables that a dataset card names: CSV or Parquet, every value as text, every missing column explained."""
+"""Tables that a dataset card names: CSV, Parquet or Excel, every value as text, every missing column explained."""
 
 import csv
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,7 +57,7 @@ class Table:
 
 
 def read_table(path: Path, name: str) -> Table:
-    """Read a CSV (comma, semicolon or tab, UTF-8) or Parquet table.
+    """Read a CSV (comma, semicolon or tab, UTF-8), a Parquet table or the first sheet of an Excel workbook.
 
     Args:
         path: The file.
@@ -66,12 +67,45 @@ def read_table(path: Path, name: str) -> Table:
         CardError: If the file is missing, empty, not UTF-8 or not a table.
     """
     if not path.is_file():
-        raise CardError(f"{name} is not under the card's root ({path}). Check the card's root and table names.")
-    columns = _read_parquet(path, name) if path.suffix == ".parquet" else _read_csv(path, name)
-    table = Table(name, columns)
+        raise CardError(
+            f"{name} is not under the card's root ({path}). {_neighbours(path)}Check the card's root and table names."
+        )
+    reader = {".parquet": _read_parquet, ".xlsx": _read_excel}.get(path.suffix.lower(), _read_csv)
+    table = Table(name, reader(path, name))
     if len(table) == 0:
         raise CardError(f"{name} has no rows ({path}). Fill it or take it out of the card.")
     return table
+
+
+def read_tables(paths: Sequence[Path], name: str) -> Table:
+    """Read tables of the same columns, in whatever order, as one.
+
+    Args:
+        paths: The files; their rows follow each other.
+        name: How the card calls them, for messages.
+
+    Raises:
+        CardError: If one cannot be read, or has a column that another lacks.
+    """
+    tables = [read_table(path, name if len(paths) == 1 else path.name) for path in paths]
+    first = tables[0]
+    for path, table in zip(paths, tables, strict=True):
+        odd = sorted(set(first.columns) ^ set(table.columns))
+        if odd:
+            raise CardError(
+                f"{paths[0].name} and {path.name}, which the card names as {name}, differ in columns: only one of "
+                f"them has {', '.join(odd)}. Name them apart or correct one."
+            )
+    columns = {column: [value for table in tables for value in table.columns[column]] for column in first.columns}
+    return Table(name, columns)
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent}. "
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
+    near = get_close_matches(path.name, names, n=3, cutoff=0.3) or names[:3]
+    return f"The folder has: {', '.join(near)}. " if near else "The folder has no files. "
 
 
 def _read_csv(path: Path, name: str) -> dict[str, list[str]]:
@@ -111,6 +145,26 @@ def _read_parquet(path: Path, name: str) -> dict[str, list[str]]:
     return {
         column: ["" if value is None else str(value) for value in table.column(column).to_pylist()]
         for column in table.column_names
+    }
+
+
+def _read_excel(path: Path, name: str) -> dict[str, list[str]]:
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(cell is not None for cell in row)]
+        book.close()
+    except (InvalidFileException, zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as error:
+        raise CardError(f"{name} cannot be read as an Excel workbook ({type(error).__name__}, {path}).") from error
+    if not rows:
+        raise CardError(f"{name} is empty ({path}). Its first sheet must have a header line and one line a row.")
+    header = ["" if cell is None else str(cell).strip() for cell in rows[0]]
+    named = [index for index, column in enumerate(header) if column]
+    _check_header([header[index] for index in named], name)
+    return {
+        header[index]: ["" if row[index] is None else str(row[index]).strip() for row in rows[1:]] for index in named
     }
 
 
