@@ -82,7 +82,8 @@ def sha256(voxels: Voxels) -> str:
 
 def little_endian(voxels: Voxels) -> Voxels:
     """The voxels in C order and little-endian; themselves where they already are."""
-    return np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<"))
+    ordered: Voxels = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<"))
+    return ordered
 
 
 def box_slices(full: Sequence[int], start: Triple, shape: Triple | None, where: str) -> tuple[slice, ...]:

@@ -1,5 +1,6 @@
 """NIfTI files. nibabel reads the header faithfully and leaves slope and intercept to us."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
+from jaxtyping import Shaped
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 
 from ctgrounding.errors import ScanError
@@ -15,7 +19,16 @@ from ctgrounding.geometry import Affine, Triple
 from ctgrounding.ingest.readers.source import SourceSlice, Stored
 
 SUFFIXES = (".nii", ".nii.gz")
-_BROKEN = (OSError, EOFError, ValueError, OverflowError, zlib.error, ImageFileError)
+_BROKEN: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    isal_zlib.error,
+    ImageFileError,
+)
+_PIECE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -39,13 +52,32 @@ class NiftiSource:
         """See :meth:`ctgrounding.ingest.readers.source.Source.load`."""
         try:
             image = nib.load(self.path)
-            values = np.asanyarray(image.dataobj.get_unscaled())
+            values = _values(self.path, image.dataobj)
         except _BROKEN as error:
             raise ScanError(
                 f"The NIfTI file is cut short or damaged ({type(error).__name__}). Copy it again."
             ) from error
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         return Stored(values.reshape(self.shape_ijk, order="F").T, float(slope), float(intercept))
+
+
+def _values(path: Path, proxy: ArrayProxy) -> Shaped[np.ndarray, "..."]:
+    """Values as stored. ISA-L inflates a file in a third of zlib's time, here straight into the array."""
+    if not path.name.lower().endswith(".gz"):
+        stored: np.ndarray = np.asanyarray(proxy.get_unscaled())
+        return stored
+    values = np.empty(math.prod(proxy.shape), proxy.dtype)
+    room, filled = values.data.cast("B"), 0
+    with igzip.open(path) as stream:
+        stream.seek(proxy.offset)
+        while filled < len(room):
+            count = stream.readinto(room[filled : filled + _PIECE])
+            if not count:
+                raise EOFError(f"{filled} of {len(room)} bytes")
+            filled += count
+        while stream.read(_PIECE):  # to the end, where the checksum is
+            pass
+    return values
 
 
 def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
