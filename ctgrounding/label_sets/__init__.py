@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from ctgrounding.errors import ConfigError
 
-NAMES = ("total_v1", "total_v2")
+NAMES = ("total_v1", "total_v2", "radgenome_regions")
 
 
 @cache
@@ -14,7 +14,8 @@ def load(name: str) -> dict[int, str]:
     """Label id to organ name, for example ``{1: "spleen", 2: "kidney_right", ...}``.
 
     Args:
-        name: ``total_v1`` (104 classes) or ``total_v2`` (117 classes) of TotalSegmentator.
+        name: ``total_v1`` (104 classes) or ``total_v2`` (117 classes) of TotalSegmentator, or
+            ``radgenome_regions`` (10 regions of RadGenome-Chest CT).
 
     Raises:
         ConfigError: If there is no such label set.
