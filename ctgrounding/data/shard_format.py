@@ -80,9 +80,9 @@ def sha256(voxels: Voxels) -> str:
     return hashlib.sha256(little_endian(voxels).data).hexdigest()
 
 
-def little_endian(voxels: Voxels) -> Voxels:
+def little_endian(voxels: Voxels) -> npt.NDArray[Any]:
     """The voxels in C order and little-endian; themselves where they already are."""
-    ordered: Voxels = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<"))
+    ordered: npt.NDArray[Any] = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<"))
     return ordered
 
 

@@ -19,7 +19,7 @@ from ctgrounding.geometry import Affine, Triple
 from ctgrounding.ingest.readers.source import SourceSlice, Stored
 
 SUFFIXES = (".nii", ".nii.gz")
-_BROKEN: tuple[type[Exception], ...] = (
+_BROKEN: tuple[Any, ...] = (  # Any: the stub of isal says that its error is an instance
     OSError,
     EOFError,
     ValueError,
