@@ -20,7 +20,7 @@ from ctgrounding.encoders.heads import HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
 from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
-from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.errors import CheckpointError
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.evaluation.depth import depth_prior
 from ctgrounding.evaluation.embeddings import EmbeddingWriter
@@ -31,8 +31,10 @@ from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
 from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
+from ctgrounding.tasks.checks import check_fits, check_labels, check_roles, check_spacing, check_trainer
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluating import Evaluation
+from ctgrounding.tasks.gradients import GradientProbe
 from ctgrounding.tasks.meters import PackedMeter
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
@@ -62,6 +64,8 @@ class Pretrain(LightningModule):
         recolour: Intensity augmentation on the device.
         texts_per_pass: Texts encoded at a time when the step is split into micro-batches; null for all.
         initial_weights: A ``.safetensors`` file with some or all of this model's weights to start from.
+        log_gradient_norms: Whether each logged step also logs each objective's gradient norm at the image and the
+            text encoder, as ``train/ROLE/gradient_norm_image``; such a step takes about twice as long.
         untrained_baseline: Whether ``test`` also evaluates the model as it was before training.
         seed: Seed of dropout, recolouring and every draw of a step.
 
@@ -86,11 +90,12 @@ class Pretrain(LightningModule):
         recolour: Recolour | None = None,
         texts_per_pass: int | None = None,
         initial_weights: str | None = None,
+        log_gradient_norms: bool = False,
         untrained_baseline: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_roles(objectives, weights)
+        check_roles(objectives, weights)
         self.encoder = VisionLanguageEncoder(image, text, readouts, heads)
         made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
         self.objectives = nn.ModuleDict(made)
@@ -100,6 +105,7 @@ class Pretrain(LightningModule):
         self.evaluation = Evaluation({role: item for role, item in (evaluators or {}).items() if item is not None})
         self.recolour, self.texts_per_pass = recolour, texts_per_pass
         self.initial_weights, self.untrained_baseline, self.seed = initial_weights, untrained_baseline, seed
+        self.log_gradient_norms = log_gradient_norms
         self.run_config: dict[str, Any] | None = None
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
@@ -116,8 +122,11 @@ class Pretrain(LightningModule):
         Raises:
             ConfigError: If the data have another voxel size than the image encoder is made for.
         """
-        self._check_spacing()
-        self._check_labels()
+        data = getattr(self.trainer, "datamodule", None)
+        check_spacing(getattr(data, "spacing_mm", None), self.encoder.image)
+        readers: dict[str, object] = {f"model.objectives.{role}": item for role, item in self._roles.items()}
+        readers |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}
+        check_labels(getattr(data, "label_names", None), readers)
         # Filling every new tensor is a debugging aid that takes a tenth of a deterministic step on a CPU.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if stage == "fit":
@@ -131,7 +140,7 @@ class Pretrain(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would train silently wrong weights, and say what will be trained."""
-        _check_trainer(self.trainer)
+        check_trainer(self.trainer)
         active = ", ".join(f"{role} x {self.weights[role]}" for role in self._roles)
         trainable = sum(item.numel() for item in self.parameters() if item.requires_grad)
         if self.trainer.is_global_zero:
@@ -149,17 +158,23 @@ class Pretrain(LightningModule):
         work = StepWork(self.encoder, batch, texts, key, self.recolour, self.texts_per_pass)
         weights = {role: weight_at(self.weights[role], step) for role in self._roles}
         seen: list[tuple[list[str], Balanced]] = []
+        probe = self._probe() if self.log_gradient_norms and self._logs_now else None
 
         def loss_of(outputs: list[Outputs]) -> Tensor:
             encoded = work.encoded(outputs)
             terms: dict[str, dict[str, Term]] = {
                 role: item(work.for_role(encoded, role), batch) for role, item in self._roles.items()
             }
+            if probe is not None:
+                probe.look(terms, weights, outputs)
             balanced = balance(terms, weights)
             seen.append((term_names(terms), balanced))
             return balanced.loss
 
         loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split)
+        if probe is not None:
+            norms = {f"train/{name}": value for name, value in probe.norms(work.segments).items()}
+            self.log_dict(norms, sync_dist=False, batch_size=1)
         self._record(*seen[0], weights, batch, texts_encoded=len(texts.tokens))
         return loss
 
@@ -243,7 +258,7 @@ class Pretrain(LightningModule):
     ) -> None:
         """Log means over all ranks and over the steps since the last time; the loss is made of these means."""
         self._meter.add([f"train/{name}" for name in names], balanced.totals, balanced.weights)
-        if (self.trainer.global_step + 1) % int(getattr(self.trainer, "log_every_n_steps", 50)):
+        if not self._logs_now:
             return
         values = self._meter.reduce()
         terms = ((weights[name.split("/")[0]], values[f"train/{name}"]) for name in names)
@@ -252,6 +267,14 @@ class Pretrain(LightningModule):
         values["train/scans"] = float(len(batch["scan_id"]))
         self.log_dict(values, sync_dist=False, batch_size=1)
         self.log("train/loss", loss, prog_bar=True, sync_dist=False, batch_size=1)
+
+    @property
+    def _logs_now(self) -> bool:
+        return (self.trainer.global_step + 1) % int(getattr(self.trainer, "log_every_n_steps", 50)) == 0
+
+    def _probe(self) -> GradientProbe:
+        towers = {"image": self.encoder.image, "text": self.encoder.text}
+        return GradientProbe({name: list(tower.parameters()) for name, tower in towers.items()})
 
     def _count_labels(self) -> None:
         """Give objectives the label counts of the training data, where the data module knows them."""
@@ -292,70 +315,6 @@ class Pretrain(LightningModule):
             rank_zero_warn(warning)
         return leaks.warnings()
 
-    def _check_labels(self) -> None:
-        """Labels are columns without names, so data, objectives and evaluators must agree on their order."""
-        columns = getattr(getattr(self.trainer, "datamodule", None), "label_names", None)
-        users: dict[str, object] = {f"model.objectives.{role}": item for role, item in self._roles.items()}
-        users |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}
-        for key, user in users.items():
-            asked = getattr(user, "questions", None)
-            if columns is not None and asked is not None and tuple(item.name for item in asked) != tuple(columns):
-                raise ConfigError(
-                    f"{key} asks {len(asked)} questions from '{asked[0].name}' on, but data has {len(columns)} label "
-                    f"columns from '{columns[0] if columns else ''}' on. Set data.label_names to that question list."
-                )
-
-    def _check_spacing(self) -> None:
-        data_mm = getattr(getattr(self.trainer, "datamodule", None), "spacing_mm", None)
-        model_mm = self.encoder.image.spacing_mm
-        if data_mm is not None and any(abs(a - b) > 1e-3 for a, b in zip(data_mm, model_mm, strict=True)):
-            raise ConfigError(
-                f"The shards have voxels of {data_mm} mm (D, H, W) and model.image is made for {model_mm} mm. "
-                "Set model.image.init_args.spacing_mm, or ingest with --spacing_mm."
-            )
-
     @rank_zero_only
     def _say(self, message: str) -> None:
         log.info(message)
-
-
-def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse weights of another model.
-
-    Raises:
-        CheckpointError: With the first tensors that are missing, unknown or of another shape.
-    """
-    missing = sorted(set(expected) - set(found))
-    unknown = sorted(set(found) - set(expected))
-    other = [name for name in sorted(set(expected) & set(found)) if expected[name].shape != found[name].shape]
-    named = (("missing", missing), ("unknown", unknown), ("of another shape", other))
-    faults = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in named if names]
-    if faults:
-        raise CheckpointError(
-            f"The checkpoint does not fit this configuration: {'; '.join(faults)}. "
-            "Use the config.yaml beside the checkpoint, or fit again."
-        )
-
-
-def _check_roles(objectives: Mapping[str, object], weights: Mapping[str, object]) -> None:
-    for name, here, there in (("weights", weights, objectives), ("objectives", objectives, weights)):
-        lonely = sorted(set(here) - set(there))
-        if lonely:
-            raise ConfigError(
-                f"model.{name} has {lonely}, but model.{'objectives' if name == 'weights' else 'weights'} has only "
-                f"{sorted(there)}. Give each role an objective and a weight."
-            )
-
-
-def _check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins have no common type)
-    if trainer.accumulate_grad_batches != 1:
-        raise ConfigError(
-            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}. Contrastive losses do not add up "
-            "over batches; leave it at 1 and set data.batch_size and data.micro_batch_size, which is exact."
-        )
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        raise ConfigError("trainer.precision 16-mixed scales losses, which replays cannot. Use bf16-mixed or 32-true.")
-    if getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
-        raise ConfigError(
-            "static_graph makes DDP train silently wrong weights when a step has several backward passes. Turn it off."
-        )

@@ -91,10 +91,10 @@ def plain_step(task, batch, step=0):
     return loss.item(), gradients(task)
 
 
-def task_step(task, batch, step=0):
+def task_step(task, batch, step=0, every=10**9):
     """What the task gives on this rank, averaged over ranks as DDP does."""
     task.zero_grad(set_to_none=True)
-    task.trainer = SimpleNamespace(optimizers=[], global_step=step, log_every_n_steps=10**9)
+    task.trainer = SimpleNamespace(optimizers=[], global_step=step, log_every_n_steps=every)
     loss = task.training_step(batch, 0)
     loss.backward()
     world = distributed.world_size()

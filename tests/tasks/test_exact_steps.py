@@ -75,6 +75,35 @@ def test_every_parameter_has_a_gradient_to_compare(task, steps_of):
     assert all("position" in name or "logits" in name or "copied" in name for name in still), still
 
 
+@pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (1, 2), (2, 2)])
+def test_logged_gradient_norms(task, steps_of, world, micro_batches):
+    samples = steps_of()[0]
+    logged = []
+
+    def rank_step(rank):
+        own = copy.deepcopy(task)
+        own.log_gradient_norms = True
+        own.log = lambda *args, **kwargs: None
+        own.log_dict = lambda values, **kwargs: logged.append(values) if rank == 0 else None
+        work.task_step(own, work.make_batch(samples, own.tokenizer, work.PARTS[world], rank, micro_batches), every=1)
+        return work.gradients(own)
+
+    found = simulate_ranks(world, rank_step, timeout_s=120.0)[0] if world > 1 else rank_step(0)
+    _, wanted = whole(task, samples)
+    assert work.worst(found, wanted) < 1e-10
+    norms = next(values for values in logged if any("gradient_norm" in name for name in values))
+    assert len(norms) == 2 * len(task._roles)
+    for role in task._roles:
+        alone = copy.deepcopy(task)
+        alone.weights = {name: weight if name == role else 0.0 for name, weight in task.weights.items()}
+        _, gradients = whole(alone, samples)
+        for tower in ("image", "text"):
+            parts = [value.flatten() for name, value in gradients.items() if name.startswith(f"encoder.{tower}.")]
+            wanted_norm = float(torch.cat(parts).norm())
+            assert norms[f"train/{role}/gradient_norm_{tower}"] == pytest.approx(wanted_norm, rel=1e-9, abs=1e-12)
+            assert wanted_norm > 0
+
+
 @pytest.mark.parametrize("parts", [(6, 0), (0, 6), (1, 5)])
 def test_uneven_and_empty_ranks(task, steps_of, parts):
     samples = steps_of()[1]
