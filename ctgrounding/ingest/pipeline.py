@@ -159,6 +159,7 @@ def _job(card: Card, output: Path, spacing_mm: TripleMm, codec: Codec) -> Job:
         hu=card.hu,
         shared_frame=card.shared_frame,
         expects_reports=card.reports is not None,
+        audit=card.audit,
         identity=load_identity(card.ids, output),
     )
 
@@ -235,5 +236,5 @@ def _summary(notes: Sequence[ShardNote], output: Path, kept: int, seconds: float
 def _write_quarantine(output: Path, dataset: str, put_aside: Sequence[PutAside]) -> None:
     with (output / QUARANTINE).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["dataset", "scan_id", "part", "reason"])
-        writer.writerows([dataset, entry.scan_id, entry.part, entry.reason] for entry in put_aside)
+        writer.writerow(["dataset", "scan_id", "part", "kind", "reason"])
+        writer.writerows([dataset, entry.scan_id, entry.part, entry.kind, entry.reason] for entry in put_aside)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
 
+from ctgrounding import label_sets
 from ctgrounding.errors import GeometryError, ScanError
 from ctgrounding.geometry import Grid, TripleMm, slice_axis
-from ctgrounding.ingest.audit import Verdict, judge, to_hu
+from ctgrounding.ingest.audit.hu import to_hu
+from ctgrounding.ingest.audit.organs import of_other_version
+from ctgrounding.ingest.audit.verdict import Verdict, judge
 from ctgrounding.ingest.readers import Source, open_source
 from ctgrounding.ingest.resample import ValidBox, resample_image, resample_labels, valid_box
 
@@ -118,13 +121,13 @@ def _in_hu(source: Source, hu: str) -> tuple[Shaped[np.ndarray, "k j i"], Verdic
     return to_hu(stored.values, verdict.rule), verdict
 
 
-def bring_organs(source: Source, grid: Grid, labels: Shaped[np.ndarray, "n"]) -> UInt8[np.ndarray, "D H W"]:
+def bring_organs(source: Source, grid: Grid, class_map: str) -> UInt8[np.ndarray, "D H W"]:
     """Bring an organ label map, on its own grid, to the grid of its scan.
 
     Args:
         source: The label map.
         grid: The scan's grid.
-        labels: Ids that the class map names.
+        class_map: Label set of the map.
 
     Raises:
         ScanError: If it holds values that are no label of the class map, nothing at all, or nothing inside
@@ -134,13 +137,24 @@ def bring_organs(source: Source, grid: Grid, labels: Shaped[np.ndarray, "n"]) ->
     values = stored.values * stored.slope + stored.intercept if stored.slope != 1 or stored.intercept else stored.values
     small = values.dtype == np.uint8
     found = np.flatnonzero(np.bincount(values.reshape(-1), minlength=256)) if small else np.unique(values)
-    unknown = found[~np.isin(found, np.append(labels, 0))]
-    if len(unknown):
-        shown = ", ".join(f"{value:g}" for value in unknown[:5])
-        raise ScanError(f"The organ map holds {shown}, which the class map does not name. Is organs.classes right?")
-    if not found.any():
-        raise ScanError("The organ map is empty.")
+    _check_labels(found, class_map)
     organs = resample_labels(values.astype(np.uint8), source.affine, grid)
     if not organs.any():
-        raise ScanError("The organ map lies outside its scan: no organ voxel falls on the scan's grid.")
+        raise ScanError("The organ map lies outside its scan: no organ voxel falls on the scan's grid.", "mask_outside")
     return organs
+
+
+def _check_labels(found: Shaped[np.ndarray, "n"], class_map: str) -> None:
+    unknown = found[~np.isin(found, [0, *label_sets.load(class_map)])]
+    shown = ", ".join(f"{value:g}" for value in unknown[:5])
+    if not found.any():
+        raise ScanError("The organ map is empty.", "mask_empty")
+    other = of_other_version(map(float, found), class_map) if len(unknown) else None
+    if other is not None:
+        raise ScanError(
+            f"The organ map holds {shown}, which {class_map} does not name but {other} does.", "mask_version"
+        )
+    if len(unknown):
+        raise ScanError(
+            f"The organ map holds {shown}, which the class map does not name. Is organs.classes right?", "mask_labels"
+        )

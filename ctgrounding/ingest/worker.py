@@ -2,28 +2,24 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-from jaxtyping import UInt8
+from typing import Any
 
 from ctgrounding import label_sets
 from ctgrounding.data.records import ScanRecord
 from ctgrounding.data.shards import Codec, ShardWriter
-from ctgrounding.errors import CTGroundingError, ScanError
-from ctgrounding.geometry import Grid, TripleMm
+from ctgrounding.errors import CTGroundingError
+from ctgrounding.geometry import TripleMm
+from ctgrounding.ingest.audit.kinds import Remark
+from ctgrounding.ingest.audit.rule import AuditRule
 from ctgrounding.ingest.catalog import PlannedScan
+from ctgrounding.ingest.examination import Rules, examine, guarded
 from ctgrounding.ingest.identity import Identity
 from ctgrounding.ingest.plan import ShardPlan
-from ctgrounding.ingest.readers import open_source
-from ctgrounding.ingest.scan import Scan, bring, bring_organs
+from ctgrounding.ingest.scan import Scan
 from ctgrounding.ingest.snippets import resolve
 from ctgrounding.ingest.supervision import StudySlices, organ_sentences, read_report
-
-Read = TypeVar("Read")
 
 NOTES = ".ingest"
 """Folder in the output for notes of finished shards and progress; may be deleted, then all is done again."""
@@ -43,6 +39,7 @@ class Job:
         hu: The card's HU rule.
         shared_frame: Whether NIfTI scans of a study share one world frame.
         expects_reports: Whether the card names reports, so that a study without one is worth a word.
+        audit: The card's audit rule.
         identity: How ids are written.
     """
 
@@ -55,7 +52,13 @@ class Job:
     hu: str
     shared_frame: bool
     expects_reports: bool
+    audit: AuditRule
     identity: Identity = field(repr=False)
+
+    @property
+    def rules(self) -> Rules:
+        """What decides about one scan."""
+        return Rules(self.spacing_mm, self.hu, self.class_map, self.audit)
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,19 @@ class PutAside:
     Attributes:
         scan_id: The scan, as ids are written.
         part: ``scan``, ``organs`` or ``report``; without the last two a scan goes in all the same.
+        kind: Name of the audit's finding.
         reason: Why, without anything that identifies.
     """
 
     scan_id: str
     part: str
+    kind: str
     reason: str
+
+    @classmethod
+    def of(cls, scan_id: str, part: str, remark: Remark) -> "PutAside":
+        """What a finding of the audit put aside."""
+        return cls(scan_id, part, remark.kind, remark.reason)
 
 
 @dataclass
@@ -160,51 +170,21 @@ def fill_shard(plan: ShardPlan, job: Job) -> ShardNote:
     with writer, progress_path(job.output, plan.name).open("wb", buffering=0) as progress:
         for planned in plan.scans:
             written_id = job.identity.write("scan", planned.scan_id)
-            try:
-                scan = _read(planned, job)
-            except CTGroundingError as error:
-                note.put_aside.append(PutAside(written_id, "scan", str(error)))
-                writer.leave_empty(str(error))
-            else:
-                organs = _organs(planned, scan.grid, classes, written_id, note)
-                record = _record(planned, scan, job, frozenset(classes.values()), studies[planned.study_id], note)
-                writer.write(record, scan.image_hu, organs)
+            found = examine(planned, job.rules)
+            if found.mask_refusal:
+                note.put_aside.append(PutAside.of(written_id, "organs", found.mask_refusal))
+            if found.refusal:
+                note.put_aside.append(PutAside.of(written_id, "scan", found.refusal))
+                writer.leave_empty(found.refusal.reason)
+            if found.scan:
+                study = studies[planned.study_id]
+                record = _record(planned, found.scan, job, frozenset(classes.values()), study, note)
+                writer.write(record, found.scan.image_hu, found.organs)
                 note.ingested += 1
-                note.with_organs += organs is not None
+                note.with_organs += found.organs is not None
             progress.write(b".")
     note.keep(job.output)
     return note
-
-
-def _read(planned: PlannedScan, job: Job) -> Scan:
-    if planned.known_bad:
-        raise ScanError(f"The card leaves it out: {planned.known_bad}")
-    return _guarded(lambda: bring(open_source(planned.path, planned.series), job.spacing_mm, job.hu))
-
-
-def _guarded(read: Callable[[], Read]) -> Read:
-    """Run a reader; what a library throws at a broken file becomes a named reason without its details."""
-    try:
-        return read()
-    except CTGroundingError:
-        raise
-    except Exception as error:
-        raise ScanError(f"It cannot be read ({type(error).__name__}).") from error
-
-
-def _organs(
-    planned: PlannedScan, grid: Grid, classes: Mapping[int, str], written_id: str, note: ShardNote
-) -> UInt8[np.ndarray, "D H W"] | None:
-    path = planned.organs_path
-    if path is None:
-        return None
-    labels = np.array(sorted(classes))
-    try:
-        organs: np.ndarray = _guarded(lambda: bring_organs(open_source(path), grid, labels))
-    except CTGroundingError as error:
-        note.put_aside.append(PutAside(written_id, "organs", str(error)))
-        return None
-    return organs
 
 
 def _record(
@@ -229,9 +209,9 @@ def _record(
     if not job.expects_reports:
         return record
     try:
-        report = _guarded(lambda: read_report(planned.report))
+        report = guarded(lambda: read_report(planned.report))
     except CTGroundingError as error:
-        note.put_aside.append(PutAside(record.scan_id, "report", str(error)))
+        note.put_aside.append(PutAside(record.scan_id, "report", "no_report", str(error)))
         return record
     own, numbered = study.around(planned, scan)
     snippets, refused = resolve(report.content.snippets, own, numbered, scan.grid.field_mm, organs)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctgrounding.errors import ScanError
-from ctgrounding.ingest.audit import HuRule, judge, to_hu
+from ctgrounding.ingest.audit.hu import HuRule, to_hu
+from ctgrounding.ingest.audit.verdict import judge
 from ctgrounding.ingest.readers.nifti import NiftiSource
 from ctgrounding.ingest.readers.source import Stored
 

@@ -25,8 +25,7 @@ def example(shared_data) -> Path:
 
 def scan_and_organs(example, spacing_mm):
     scan = read_scan(example / "example_ct.nii.gz", spacing_mm)
-    labels = np.array(sorted(label_sets.load("total_v2")))
-    return scan, bring_organs(open_source(example / "example_seg_v2.nii.gz"), scan.grid, labels)
+    return scan, bring_organs(open_source(example / "example_seg_v2.nii.gz"), scan.grid, "total_v2")
 
 
 @pytest.fixture(scope="session")

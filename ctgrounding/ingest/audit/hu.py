@@ -1,4 +1,4 @@
-"""What a scan is: how its values become HU, and whether it can be trained on. Decided by the data.
+"""How a scan's values become HU. Decided by the data.
 
 Headers lie about HU: in CT-RATE 850 of 3,039 validation volumes carry an intercept of -8192, and files that
 are already in HU keep their scanner's intercept in a table beside them. So every way that files are known
@@ -6,15 +6,13 @@ to go wrong is a candidate, the values that each would give are looked at, and t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 from ctgrounding.errors import ScanError
-from ctgrounding.geometry import orientation, slice_axis, tilt_deg
-from ctgrounding.ingest.readers import Source, Stored
+from ctgrounding.ingest.readers import Stored
 from ctgrounding.ingest.resample import HU_RANGE
 
 AIR_HU = (-1100.0, -880.0)
@@ -25,7 +23,6 @@ MIN_SOFT = 0.04
 MIN_AIR = 0.01
 MAX_BELOW = 0.02
 """Share of values below air that a scan in HU may have, constant padding left out."""
-TILT_DEG = 0.01
 FAT_BELOW_HU = -10.0
 """What a body cut out of its air still reaches, while pictures of 0..1 or 0..255 do not."""
 MIN_SPREAD_HU = 30.0
@@ -48,6 +45,13 @@ class HuRule:
     name: str
     slope: float
     intercept: float
+
+    @property
+    def verdict(self) -> str:
+        """``already_hu``, ``slope_and_intercept``, ``intercept_trap``, or ``trusted`` where the card decided."""
+        if self.name == "header":
+            return "already_hu" if (self.slope, self.intercept) == (1.0, 0.0) else "slope_and_intercept"
+        return "trusted" if self.name == "trusted" else "intercept_trap"
 
 
 @dataclass(frozen=True)
@@ -86,34 +90,10 @@ class Evidence:
         return self.air >= MIN_AIR
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the audit found about one scan.
-
-    Attributes:
-        rule: How values become HU.
-        evidence: What speaks for it.
-        flags: Things worth knowing that do not stop the scan: ``tilt``, ``padding``, ``intercept_trap``, ``no_air``.
-        facts: Of header and geometry.
-    """
-
-    rule: HuRule
-    evidence: Evidence
-    flags: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as stored with the scan."""
-        evidence = {key: value for key, value in vars(self.evidence).items() if value is not None}
-        rule = {"rule": self.rule.name, "slope": self.rule.slope, "intercept": self.rule.intercept}
-        return {"hu": rule, "evidence": evidence, "flags": list(self.flags), **self.facts}
-
-
-def judge(source: Source, stored: Stored, hu: str = "auto") -> Verdict:
-    """Decide how a scan's values become HU and whether it can be used.
+def decide(stored: Stored, hu: str = "auto") -> tuple[HuRule, Evidence]:
+    """Decide how a scan's values become HU.
 
     Args:
-        source: Its header.
         stored: Its values.
         hu: ``auto`` decides by the data; ``stored`` takes the header's slope and intercept as they are.
 
@@ -122,14 +102,11 @@ def judge(source: Source, stored: Stored, hu: str = "auto") -> Verdict:
     """
     sample = _sample(stored.values)
     if sample.min() == sample.max() and stored.values.min() == stored.values.max():
-        raise ScanError(f"The scan is blank: every voxel is {float(sample[0]):g}.")
+        raise ScanError(f"The scan is blank: every voxel is {float(sample[0]):g}.", "blank")
     header = HuRule("header", stored.slope, stored.intercept)
     if hu == "stored":
-        rule, evidence = HuRule("trusted", stored.slope, stored.intercept), _look(sample, header)
-    else:
-        rule, evidence = _decide(sample, header)
-    facts = {**source.facts, **_geometry_facts(source)}
-    return Verdict(rule, evidence, _flags(rule, header, evidence, facts["tilt_deg"]), facts)
+        return HuRule("trusted", stored.slope, stored.intercept), _look(sample, header)
+    return _decide(sample, header)
 
 
 def to_hu(values: Shaped[np.ndarray, "k j i"], rule: HuRule) -> Shaped[np.ndarray, "k j i"]:
@@ -155,7 +132,9 @@ def _sample(values: Shaped[np.ndarray, "k j i"]) -> Float32[np.ndarray, "n"]:
     if np.issubdtype(values.dtype, np.floating):
         broken = int(values.size - np.isfinite(values).sum())
         if broken:
-            raise ScanError(f"{broken} of {values.size} voxels are not finite (NaN or infinite). Export it again.")
+            raise ScanError(
+                f"{broken} of {values.size} voxels are not finite (NaN or infinite). Export it again.", "not_finite"
+            )
     flat = values.reshape(-1)
     return np.sort(flat[:: max(1, flat.size // _SAMPLES) | 1]).astype(np.float32)
 
@@ -173,14 +152,17 @@ def _decide(sample: Float32[np.ndarray, "n"], header: HuRule) -> tuple[HuRule, E
         low, middle, high = (float(sample[int(share * (len(sample) - 1))]) for share in (0.01, 0.5, 0.99))
         raise ScanError(
             f"The values are not HU by any known rule: 1, 50 and 99 % lie at {low:g}, {middle:g}, {high:g}, "
-            f"and the header says slope {header.slope:g}, intercept {header.intercept:g}."
+            f"and the header says slope {header.slope:g}, intercept {header.intercept:g}.",
+            "not_hu",
         )
     return usable
 
 
 def _candidates(header: HuRule) -> Iterator[HuRule]:
     if not (np.isfinite((header.slope, header.intercept)).all() and header.slope > 0):
-        raise ScanError(f"The header's slope {header.slope:g} and intercept {header.intercept:g} cannot be.")
+        raise ScanError(
+            f"The header's slope {header.slope:g} and intercept {header.intercept:g} cannot be.", "no_header"
+        )
     yield header
     if (header.slope, header.intercept) != (1.0, 0.0):
         yield HuRule("already_hu", 1.0, 0.0)
@@ -225,25 +207,3 @@ def _peak(values: Float32[np.ndarray, "n"], bounds: tuple[float, float]) -> floa
     edges = np.arange(bounds[0], bounds[1] + 5, 5, dtype=np.float32)
     place = int(np.diff(np.searchsorted(values, edges)).argmax())
     return float(edges[place]) + 2.5
-
-
-def _geometry_facts(source: Source) -> dict[str, Any]:
-    lengths = np.linalg.norm(source.affine[:3, :3], axis=0)
-    return {
-        "orientation": orientation(source.affine),
-        "tilt_deg": round(tilt_deg(source.affine), 3),
-        "source_shape_ijk": list(source.shape_ijk),
-        "source_spacing_ijk_mm": [round(float(length), 4) for length in lengths],
-        "slice_axis": slice_axis(source.affine),
-    }
-
-
-def _flags(rule: HuRule, header: HuRule, evidence: Evidence, tilt: float) -> tuple[str, ...]:
-    found = {
-        "tilt": tilt > TILT_DEG,
-        "padding": evidence.padding_hu is not None,
-        "intercept_trap": rule.name in ("already_hu", "lost_intercept"),
-        "no_air": not evidence.has_air,
-        "not_hu": not evidence.is_ct,
-    }
-    return tuple(flag for flag, is_so in found.items() if is_so)
