@@ -8,6 +8,7 @@ import torch
 from ctgrounding.encoders.text.base import pool
 from ctgrounding.encoders.text.hashed import HashedEmbedding
 from ctgrounding.encoders.text.open_clip import OpenClipText, OpenClipTokenizer
+from ctgrounding.encoders.text.sentences import SentenceText, SentenceTokenizer
 from ctgrounding.encoders.text.transformers import Lora, TransformersText
 from ctgrounding.errors import ConfigError
 
@@ -178,3 +179,67 @@ def test_refusals(bert_folder):
         TransformersText(bert_folder, lora=Lora(targets=["q_proj"]), context_length=64)
     with pytest.raises(ConfigError, match="cannot be split into 5 heads"):
         OpenClipText(width=32, heads=5)
+
+
+class TestSentenceText:
+    """Against the inner encoder on each sentence by itself."""
+
+    texts = (
+        "Cyst in the left kidney. No effusion. The liver is enlarged.",
+        "No effusion.",
+        "No effusion.\nNo effusion. Cyst in the left kidney.",
+    )
+
+    @pytest.fixture
+    def encoder(self):
+        torch.manual_seed(0)
+        inner = OpenClipText(width=16, layers=1, heads=2, context_length=32)
+        return SentenceText(inner, context_length=64, parts=["mean", "max", "attention"]).double()
+
+    def test_encode__against_one_sentence_at_a_time(self, encoder):
+        with torch.no_grad():
+            encoder.query.queries.mul_(50)
+        found = encoder(*rows_of(encoder, self.texts))
+        assert found.shape == (3, 48)
+        assert encoder.width == 48
+        for text, vector in zip(self.texts, found, strict=True):
+            sentences = [f"{part.strip()}." for part in text.replace("\n", " ").split(".") if part.strip()]
+            alone = torch.cat([encoder.sentence(*rows_of(encoder.sentence, [sentence])) for sentence in sentences])
+            weight = encoder.query(alone[None])[0]
+            attended = (weight * alone).sum(0) / weight.sum()
+            torch.testing.assert_close(vector, torch.cat([alone.mean(0), alone.max(0).values, attended]))
+
+    def test_encode__equal_sentences_once_and_order_does_not_matter(self, encoder):
+        passed = []
+        encoder.sentence.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+        turned = "The liver is enlarged. Cyst in the left kidney. No effusion."
+        found = encoder(*rows_of(encoder, [self.texts[0], turned, self.texts[2]]))
+        assert passed == [3]
+        torch.testing.assert_close(found[0], found[1])
+        assert not torch.allclose(found[0], found[2])
+
+    def test_encode__every_parameter_learns(self, encoder):
+        encoder(*rows_of(encoder, self.texts)).square().sum().backward()
+        still = [name for name, item in encoder.named_parameters() if item.grad is None or not item.grad.any()]
+        assert still == []
+
+    def test_tokenizer__long_sentences_are_cut_between_words_and_long_texts_counted(self):
+        tokenizer = SentenceTokenizer(OpenClipTokenizer(8), context_length=40)
+        text = "liver " * 12
+        tokens, (start, liver, end) = tokenizer(text), tokenizer.inner("liver").tolist()
+        assert tokens.tolist() == [*[start, *[liver] * 6, end], -1, *[start, *[liver] * 6, end]]
+        assert tokenizer.count(text) == len(tokens)
+        longer = "liver " * 60
+        assert len(tokenizer(longer)) <= 40 < tokenizer.count(longer)
+
+    def test_tokenizer__no_sentence_and_pickle(self, encoder):
+        tokenizer = pickle.loads(pickle.dumps(encoder.tokenizer))
+        assert tokenizer("").tolist() == tokenizer.inner("").tolist()
+        assert encoder(*rows_of(encoder, ["", "No effusion."])).isfinite().all()
+
+    def test_init__refusals(self):
+        inner = OpenClipText(width=16, layers=1, heads=2, context_length=32)
+        with pytest.raises(ConfigError, match="less than a sentence's 32"):
+            SentenceText(inner, context_length=31)
+        with pytest.raises(ConfigError, match="SentenceText takes parts"):
+            SentenceText(inner, parts=["median"])

@@ -1,0 +1,158 @@
+"""A report as the sentences it is made of, each encoded by itself."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ctgrounding.encoders.readouts.base import LearnedQueries, check_parts
+from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
+from ctgrounding.errors import ConfigError
+
+SentencePart = Literal["mean", "max", "attention"]
+
+_BOUNDARY = -1
+_SENTENCE_END = re.compile(r"(?<=[.!?;])\s+(?=[^\W\d_])|\n+")
+
+
+class SentenceTokenizer(Tokenizer):
+    """The tokens of each sentence with a boundary between sentences.
+
+    A sentence that is longer than the inner tokenizer takes is cut between words, so none of it is lost.
+
+    Args:
+        inner: Tokenizer of a sentence.
+        context_length: Most tokens of a text, all sentences and boundaries together.
+
+    Examples:
+        >>> from ctgrounding.encoders.text.open_clip import OpenClipTokenizer
+        >>> tokenizer = SentenceTokenizer(OpenClipTokenizer(32), context_length=64)
+        >>> tokenizer("No effusion. Cyst.").tolist()
+        [49406, 871, 1353, 6968, 269, 49407, -1, 49406, 18157, 269, 49407]
+    """
+
+    pad_id = 0
+
+    def __init__(self, inner: Tokenizer, context_length: int) -> None:
+        self.inner = inner
+        self.context_length = context_length
+
+    def __call__(self, text: str) -> Int64[Tensor, "L"]:
+        """Token ids, cut to the context length."""
+        boundary = torch.tensor([_BOUNDARY])
+        rows = [row for piece in self._pieces(text) for row in (boundary, self.inner(piece))][1:]
+        tokens = torch.cat(rows)[: self.context_length]
+        return tokens[:-1] if tokens[-1] == _BOUNDARY else tokens
+
+    def count(self, text: str) -> int:
+        """Number of tokens and boundaries before any cut."""
+        counts = [self.inner.count(piece) for piece in self._pieces(text)]
+        return sum(counts) + len(counts) - 1
+
+    def _pieces(self, text: str) -> list[str]:
+        sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+        return [piece for sentence in sentences or [""] for piece in self._fitting(sentence)]
+
+    def _fitting(self, sentence: str) -> Iterator[str]:
+        words = sentence.split()
+        if len(words) < 2 or self.inner.count(sentence) <= self.inner.context_length:
+            yield sentence
+            return
+        half = len(words) // 2
+        yield from self._fitting(" ".join(words[:half]))
+        yield from self._fitting(" ".join(words[half:]))
+
+
+class SentenceText(TextEncoder):
+    """What a text's sentences say, pooled: their order does not matter, and equal ones are encoded once.
+
+    A small tower learns sentences from organs and snippets, where they stand alone; encoded one by one, they mean the
+    same in a report. ``max`` keeps what a single sentence says however many others stand beside it.
+
+    Args:
+        sentence: Encoder of a sentence.
+        context_length: Most tokens of a text over all its sentences; longer ones are cut.
+        parts: ``mean`` and ``max`` over sentences, and ``attention``, their mean by the weight of a learned
+            query; concatenated in this order.
+
+    Raises:
+        ConfigError: If a part is unknown or the context is too short.
+
+    Examples:
+        >>> from ctgrounding.encoders.text.open_clip import OpenClipText
+        >>> encoder = SentenceText(OpenClipText(width=32, layers=1, heads=2, context_length=64), parts=["mean", "max"])
+        >>> tokens = encoder.tokenizer("Cyst in the left kidney. No effusion.")[None]
+        >>> encoder(tokens, torch.ones_like(tokens, dtype=torch.bool)).shape
+        torch.Size([1, 64])
+    """
+
+    def __init__(
+        self,
+        sentence: TextEncoder,
+        context_length: int = 512,
+        parts: Sequence[SentencePart] = ("attention", "max"),
+    ) -> None:
+        if context_length < sentence.tokenizer.context_length:
+            raise ConfigError(
+                f"SentenceText's context_length is {context_length}, less than a sentence's "
+                f"{sentence.tokenizer.context_length}. Raise it; it counts all sentences of a text."
+            )
+        check_parts("SentenceText", parts, ("mean", "max", "attention"))
+        tokenizer = SentenceTokenizer(sentence.tokenizer, context_length)
+        super().__init__(sentence.width * len(parts), tokenizer, bucket_ratio=math.inf)  # the inner one has buckets
+        self.sentence = sentence
+        self.parts = tuple(parts)
+        self.query = LearnedQueries(sentence.width, 1) if "attention" in parts else None
+
+    def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row; every sentence that the rows hold is encoded once."""
+        rows, real, text = _sentences(tokens, mask, self.tokenizer.pad_id)
+        unique, which = torch.unique(rows.masked_fill(~real, _BOUNDARY), dim=0, return_inverse=True)
+        shown = unique != _BOUNDARY
+        vectors = self.sentence(unique.masked_fill(~shown, self.tokenizer.pad_id), shown)
+        return self._pool(vectors, which, text, len(tokens))
+
+    def _pool(
+        self, vectors: Float[Tensor, "U E"], which: Int64[Tensor, "N"], text: Int64[Tensor, "N"], texts: int
+    ) -> Float[Tensor, "T P"]:
+        """Pool over texts, given the sentence (``which``) and the text of each place."""
+        placed = vectors[which]
+        weight = {"mean": placed.new_ones(len(placed))}
+        if self.query is not None:
+            weight["attention"] = self.query(vectors[None])[0, :, 0].to(vectors.dtype)[which]
+        pooled = [
+            _maximum(placed, text, texts) if part == "max" else _weighted_mean(placed, weight[part], text, texts)
+            for part in self.parts
+        ]
+        return torch.cat(pooled, dim=-1)
+
+
+def _sentences(
+    tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"], pad_id: int
+) -> tuple[Int64[Tensor, "N M"], Bool[Tensor, "N M"], Int64[Tensor, "N"]]:
+    """Every sentence as a padded row, its real tokens, and the text it stands in, in order."""
+    marks = mask & (tokens == _BOUNDARY)
+    number = marks.cumsum(1) + torch.cat([marks.new_zeros(1).long(), (marks.sum(1) + 1).cumsum(0)[:-1]])[:, None]
+    kept = mask & ~marks
+    lengths = torch.bincount(number[kept], minlength=int(marks.sum()) + len(tokens))
+    rows = pad_sequence(list(torch.split(tokens[kept], lengths.tolist())), batch_first=True, padding_value=pad_id)
+    real = torch.arange(rows.shape[1], device=tokens.device)[None] < lengths[:, None]
+    text = torch.arange(len(tokens), device=tokens.device).repeat_interleave(marks.sum(1) + 1)
+    return rows, real, text
+
+
+def _weighted_mean(
+    placed: Float[Tensor, "N E"], weight: Float[Tensor, "N"], text: Int64[Tensor, "N"], texts: int
+) -> Float[Tensor, "T E"]:
+    sums = placed.new_zeros(texts, placed.shape[1]).index_add(0, text, placed * weight[:, None])
+    return sums / placed.new_zeros(texts).index_add(0, text, weight)[:, None]
+
+
+def _maximum(placed: Float[Tensor, "N E"], text: Int64[Tensor, "N"], texts: int) -> Float[Tensor, "T E"]:
+    lowest = placed.new_full((texts, placed.shape[1]), -torch.inf)
+    return lowest.scatter_reduce(0, text[:, None].expand_as(placed), placed, reduce="amax")
