@@ -1,10 +1,9 @@
 """Shards to training and evaluation batches, as Lightning asks for them."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
@@ -14,38 +13,17 @@ from ctgrounding import questions
 from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import Collate
-from ctgrounding.data.dataset import Recipe, ScanDataset
-from ctgrounding.data.index import ScanIndex, load_index
+from ctgrounding.data.dataset import Recipe, ScanDataset, Tokenizer
+from ctgrounding.data.index import ScanIndex
 from ctgrounding.data.loader import Position, StepLoader, Workers
 from ctgrounding.data.report_text import ReportText
-from ctgrounding.data.sampler import EvaluationSampler, Sampler, Source, TrainingSampler
-from ctgrounding.data.shards import find_shards
-from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.data.resume import Progress
+from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
+from ctgrounding.data.sources import ShardSource, Sources
+from ctgrounding.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 SplitName = Literal["train", "val", "test", "all"]
-
-
-class Tokenizer(Protocol):
-    """What the data module needs of a text encoder's tokenizer; it must pickle."""
-
-    pad_id: int
-
-    def __call__(self, text: str) -> Int64[Tensor, "L"]:
-        """Token ids of a text, without padding."""
-
-
-@dataclass
-class ShardSource:
-    """One of several data sets that a run mixes.
-
-    Attributes:
-        paths: Shards, or folders of shards.
-        weight: Share of the training mixture before normalisation; its number of scans or studies if null.
-    """
-
-    paths: list[str]
-    weight: float | None = None
 
 
 class ShardDataModule(LightningDataModule):
@@ -67,6 +45,8 @@ class ShardDataModule(LightningDataModule):
         organs: Whether label maps are read.
         mirror_probability: How often a training sample is mirrored, texts and label map with it.
         one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
+        supervision: Name of a file that ``ctgrounding mine`` wrote beside the shards; its snippets, organ sentences
+            and labels take the place of the shards' own.
         last_batch: ``drop`` or ``wrap`` the scans that do not fill the last training batch of an epoch.
         seed: Key of everything random here.
         on_error: What a damaged scan does: ``raise`` stops the run, ``skip`` leaves it out and counts it.
@@ -100,6 +80,7 @@ class ShardDataModule(LightningDataModule):
         organs: bool = True,
         mirror_probability: float = 0.0,
         one_scan_per_study: bool = True,
+        supervision: str | None = None,
         last_batch: Literal["drop", "wrap"] = "drop",
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
@@ -121,17 +102,13 @@ class ShardDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.seed = seed
-        self._sources = _named(shards)
-        self._label_names = _asked(label_names)
+        self._sources = Sources(shards, supervision)
+        self._label_names = label_names
         self._one_scan_per_study = one_scan_per_study
         self._last_batch: Literal["drop", "wrap"] = last_batch
         self._workers = Workers(num_workers, prefetch, worker_start)
-        self._splits: dict[str, SplitName] = {
-            "train": train_split,
-            "val": val_split,
-            "test": test_split,
-            "predict": predict_split,
-        }
+        stages = ("train", "val", "test", "predict")
+        self._splits = dict(zip(stages, (train_split, val_split, test_split, predict_split), strict=True))
         wording = report_text or ReportText()
         self._training = Recipe(
             crop=crop or Crop(),
@@ -144,18 +121,15 @@ class ShardDataModule(LightningDataModule):
         )
         self._evaluation = replace(self._training, crop=evaluation_crop or Crop(), is_random=False)
         self._index: ScanIndex | None = None
-        self._source_of_shard: dict[Path, str] = {}
         self._tokenizer: Tokenizer | None = None
         self._loaders: dict[str, StepLoader] = {}
-        self._resume: Position | None = None
+        self._progress = Progress()
 
     @property
     def index(self) -> ScanIndex:
         """All scans of all sources and splits."""
         if self._index is None:
-            self._source_of_shard = _sources_of_shards(self._sources)
-            self._index = load_index(self._source_of_shard)
-            _refuse_leaks(self._index)
+            self._index = self._sources.load()
         return self._index
 
     @property
@@ -166,7 +140,7 @@ class ShardDataModule(LightningDataModule):
             ConfigError: If a name asked for is no label of the shards.
         """
         known = self.index.label_names
-        names = known if self._label_names is None else self._label_names
+        names = known if self._label_names is None else _asked(self._label_names)
         if unknown := [name for name in names if name not in known]:
             raise ConfigError(
                 f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
@@ -192,10 +166,7 @@ class ShardDataModule(LightningDataModule):
         Raises:
             ConfigError: If the shards differ in it.
         """
-        found = {shard.spacing_mm for shard in self.index.shards}
-        if len(found) != 1:
-            raise ConfigError(f"data.shards mixes voxel sizes {sorted(found)} mm. Ingest all of them at one.")
-        return found.pop()
+        return self.index.spacing_mm
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -212,13 +183,13 @@ class ShardDataModule(LightningDataModule):
         self._tokenizer = getattr(task, "tokenizer", None)
         if self._tokenizer is None:
             raise ConfigError(f"{type(task).__name__} has no tokenizer, which ShardDataModule needs. Give it one.")
-        scans, labels = len(self.index), len(self.label_names)
-        _log.info("%d scans in %d shards, %d label columns", scans, len(self.index.shards), labels)
+        _log.info("%d scans, %d label columns", len(self.index), len(self.label_names))
 
     def train_dataloader(self) -> StepLoader:
         """Batches of this rank's share of each training step."""
         scans = self.index.of_split(self._splits["train"])
-        sampler = TrainingSampler(self._training_sources(scans), self.batch_size, self.seed, self._last_batch)
+        sources = self._sources.training(scans, self._one_scan_per_study)
+        sampler = TrainingSampler(sources, self.batch_size, self.seed, self._last_batch)
         return self._loader("train", scans, sampler, self._training)
 
     def val_dataloader(self) -> StepLoader:
@@ -235,8 +206,7 @@ class ShardDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and completed steps of it."""
-        position = self._completed()
-        return {"epoch": position.epoch, "steps": position.steps}
+        return self._progress.state(self.trainer, self._loaders.get("train"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the completed steps.
@@ -244,46 +214,15 @@ class ShardDataModule(LightningDataModule):
         Raises:
             CheckpointError: If the two integers are missing.
         """
-        try:
-            self._resume = Position(int(state_dict["epoch"]), int(state_dict["steps"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"The checkpoint's data position is {state_dict}; epoch and steps are needed. Use another checkpoint."
-            ) from error
-
-    def _completed(self) -> Position:
-        loader = self._loaders.get("train")
-        if loader is None or loader.handed_out is None or self.trainer is None:
-            return self._resume or Position()
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
-        epoch, steps = loader.handed_out.epoch, loader.handed_out.steps - (progress["ready"] - progress["processed"])
-        if steps >= min(len(loader), self.trainer.num_training_batches):
-            return Position(epoch + 1, 0)
-        return Position(epoch, steps)
+        self._progress.load(state_dict)
 
     def _begin(self) -> Position:
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        resume = self._resume
-        if resume is not None and resume.epoch > epoch:
-            # Resumed at the end of an epoch with max_steps, Lightning asks for one more batch of that epoch.
-            return Position(epoch, len(self._loaders["train"]))
-        self._resume = None
-        return resume if resume is not None and resume.epoch == epoch else Position(epoch, 0)
-
-    def _training_sources(self, scans: ScanIndex) -> list[Source]:
-        units: dict[str, list[tuple[int, ...]]] = {name: [] for name in self._sources}
-        groups = scans.of_studies() if self._one_scan_per_study else [(i,) for i in range(len(scans))]
-        for group in groups:
-            units[self._source_of_shard[scans.shard(group[0])[0].path]].append(group)
-        if all(source.weight is None for source in self._sources.values()):
-            return [Source("all", [unit for several in units.values() for unit in several])]
-        return [Source(name, units[name], source.weight) for name, source in self._sources.items()]
+        return self._progress.begin(self.trainer, self._loaders["train"])
 
     def _evaluation_loader(self, stage: str) -> StepLoader:
         scans = self.index.of_split(self._splits[stage])
-        return self._loader(
-            stage, scans, EvaluationSampler(range(len(scans)), self.evaluation_batch_size), self._evaluation
-        )
+        sampler = EvaluationSampler(range(len(scans)), self.evaluation_batch_size)
+        return self._loader(stage, scans, sampler, self._evaluation)
 
     def _loader(self, stage: str, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
         if self._tokenizer is None:
@@ -305,37 +244,5 @@ class ShardDataModule(LightningDataModule):
         return self._loaders[stage]
 
 
-def _asked(label_names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if isinstance(label_names, str):
-        return tuple(question.name for question in questions.load(label_names))
-    return None if label_names is None else tuple(label_names)
-
-
-def _named(shards: str | Sequence[str] | Mapping[str, ShardSource]) -> dict[str, ShardSource]:
-    if isinstance(shards, Mapping):
-        named = dict(shards)
-    else:
-        named = {"all": ShardSource([shards] if isinstance(shards, str) else list(shards))}
-    if not named or not all(source.paths for source in named.values()):
-        raise ConfigError("data.shards names no shard. Name a folder that ctgrounding ingest wrote.")
-    return named
-
-
-def _sources_of_shards(sources: Mapping[str, ShardSource]) -> dict[Path, str]:
-    owner: dict[Path, str] = {}
-    for name, source in sources.items():
-        for path in find_shards(source.paths):
-            if owner.setdefault(path, name) != name:
-                raise ConfigError(f"{path} is under data.shards twice, in {owner[path]} and {name}. Name it once.")
-    return owner
-
-
-def _refuse_leaks(index: ScanIndex) -> None:
-    split_of: dict[tuple[str, str], str] = {}
-    columns = index.columns
-    for dataset, patient, split in zip(columns["dataset"], columns["patient_id"], columns["split"], strict=True):
-        if split_of.setdefault((dataset, patient), split) != split:
-            raise ConfigError(
-                f"Patient {patient} of dataset {dataset} is in splits {split_of[dataset, patient]} and {split}. "
-                "Split by patient in the dataset card and ingest again."
-            )
+def _asked(label_names: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(label_names if not isinstance(label_names, str) else (one.name for one in questions.load(label_names)))

@@ -1,7 +1,7 @@
 """One scan as a sample: read, cropped, mirrored, worded and tokenised."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,16 @@ from ctgrounding.data.words import Words
 from ctgrounding.errors import ReportError, ShardError
 from ctgrounding.types import ORGAN_IDS, Sample
 
-Tokenizer = Callable[[str], Int64[Tensor, "L"]]
 _TOKEN_CACHE = 20_000
+
+
+class Tokenizer(Protocol):
+    """What the data module needs of a text encoder's tokenizer; it must pickle."""
+
+    pad_id: int
+
+    def __call__(self, text: str) -> Int64[Tensor, "L"]:
+        """Token ids of a text, without padding."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ class ScanIndex:
     def __len__(self) -> int:
         return len(self.shard_of)
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the shards along ``D H W``.
+
+        Raises:
+            ConfigError: If the shards differ in it.
+        """
+        found = {shard.spacing_mm for shard in self.shards}
+        if len(found) != 1:
+            raise ConfigError(f"data.shards mixes voxel sizes {sorted(found)} mm. Ingest all of them at one.")
+        return found.pop()
+
     def record(self, position: int) -> ScanRecord:
         """The record of one scan."""
         return ScanRecord.from_json(json.loads(self.packed_records[position].as_py()))
