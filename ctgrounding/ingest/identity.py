@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctgrounding.errors import CardError
+from ctgrounding.ingest.whole_files import whole_file
 
 SALT_NAME = "ctgrounding-ids.salt"
 DIGEST_BYTES = 12
@@ -34,6 +35,11 @@ class Identity:
     """
 
     salt: bytes | None = None
+
+    @property
+    def mark(self) -> str:
+        """Tells one salt from another without giving it away; the same for all ids kept as given."""
+        return self.write("mark", "salt") if self.salt else "keep"
 
     def write(self, kind: str, value: str) -> str:
         """An id as it goes into files; empty stays empty, and equal ids of different kinds differ.
@@ -62,7 +68,7 @@ def load_identity(rule: str, output: Path) -> Identity:
     path = output.resolve().parent / SALT_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        _write_private(path, [secrets.token_hex(32) + "\n"])
+        _make_salt(path)
     try:
         salt = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except ValueError as error:
@@ -86,13 +92,21 @@ def write_private_map(output: Path, identity: Identity, ids: Iterable[tuple[str,
         return None
     path = output.resolve().parent / f"{output.resolve().name}.private-ids.csv"
     rows = sorted({(kind, identity.write(kind, value), value) for kind, value in ids})
-    path.unlink(missing_ok=True)
-    _write_private(path, [])
-    with path.open("a", encoding="utf-8", newline="") as stream:
+    with whole_file(path, mode=0o600) as stream:
         csv.writer(stream).writerows([("kind", "written", "given"), *rows])
     return path
 
 
-def _write_private(path: Path, lines: Iterable[str]) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as stream:
-        stream.writelines(lines)
+def _make_salt(path: Path) -> None:
+    """Write a new salt, unless another ingest that begins at the same moment has just done so."""
+    made = path.with_name(f".{SALT_NAME}.{os.getpid()}")
+    with whole_file(made, mode=0o600) as stream:
+        stream.write(secrets.token_hex(32) + "\n")
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)

@@ -1,70 +1,32 @@
 """``ctgrounding ingest``: a dataset card in, shards out, and an account of every scan."""
 
-import csv
+import errno
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
-from joblib import Parallel, delayed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctgrounding.data.shards import Codec
-from ctgrounding.errors import CardError
+from ctgrounding.errors import CardError, CTGroundingError, ShardError
 from ctgrounding.geometry import TripleMm
+from ctgrounding.ingest.account import IngestSummary, account, summarize, write_quarantine
 from ctgrounding.ingest.card_files import load_card
 from ctgrounding.ingest.cards import Card
-from ctgrounding.ingest.identity import load_identity, write_private_map
-from ctgrounding.ingest.plan import ShardPlan, plan_shards, rule_digest
-from ctgrounding.ingest.worker import NOTES, Job, PutAside, ShardNote, fill_shard, progress_path
+from ctgrounding.ingest.crew import fill_shards
+from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
+from ctgrounding.ingest.notes import NOTES, ShardNote, progress_path
+from ctgrounding.ingest.plan import ShardPlan, expected_bytes, plan_shards, write_plan
+from ctgrounding.ingest.worker import Job
 
-QUARANTINE = "quarantine.csv"
-
-
-@dataclass(frozen=True)
-class IngestSummary:
-    """The account of an ingest: every planned scan is either ingested or put aside.
-
-    Attributes:
-        output: Folder of the shards.
-        planned: Scans that the card names.
-        ingested: Scans in the shards.
-        with_organs: Of them, those with organ map.
-        with_report: Of them, those with report.
-        snippets: Snippets resolved to a depth.
-        organ_sentences: Organ sentences.
-        refused: Why snippets were refused, and how many; counted once a study.
-        flags: Audit flags and how many scans have them.
-        put_aside: What could not be used; also in ``quarantine.csv``.
-        shards_kept: Shards that an earlier run had finished.
-        shards_written: Shards of this run.
-        seconds: How long it took.
-    """
-
-    output: Path
-    planned: int
-    ingested: int
-    with_organs: int
-    with_report: int
-    snippets: int
-    organ_sentences: int
-    refused: dict[str, int]
-    flags: dict[str, int]
-    put_aside: tuple[PutAside, ...]
-    shards_kept: int
-    shards_written: int
-    seconds: float
-
-    @property
-    def quarantined(self) -> int:
-        """Scans whose place is empty."""
-        return self.planned - self.ingested
+PLAN = "plan.csv"
+__all__ = ["IngestSummary", "ingest"]
 
 
 def ingest(
@@ -75,13 +37,17 @@ def ingest(
     spacing_mm: tuple[float, float, float] | None = None,
     codec: Codec = "zstd",
     workers: int = -1,
+    cluster: str | None = None,
     scans_per_shard: int = 64,
     limit: int | None = None,
+    redo: bool = False,
+    dry_run: bool = False,
 ) -> IngestSummary:
     """Turn hospital files into audited shards, by a dataset card.
 
-    Shards that an earlier run finished are kept if nothing that decides their content has changed. A scan
-    that cannot be used leaves its place empty and is named with its reason in ``quarantine.csv``.
+    The plan, which says which scan goes where, is written first, to ``plan.csv``. Shards that an earlier run
+    finished are kept if nothing that decides their content has changed, so an interrupted ingest goes on where it
+    was. A scan that cannot be used leaves its place empty and is named with its reason in ``quarantine.csv``.
 
     Args:
         card: YAML file of the dataset, or the name of a packaged card.
@@ -89,70 +55,56 @@ def ingest(
         root: Folder of the dataset; takes the place of the card's.
         spacing_mm: Grid along D, H, W; takes the place of the card's.
         codec: zstd is smallest, lz4 quicker to read, none quickest where the set fits memory.
-        workers: Processes; -1 takes every core.
+        workers: Processes; -1 takes every core, 1 works without further ones.
+        cluster: Address of a Dask scheduler, ``tcp://host:port``, whose workers take the place of processes here.
         scans_per_shard: Places of a shard.
         limit: Take only so many scans.
+        redo: Write finished shards again where the card, the settings or the version of ctgrounding have changed.
+        dry_run: Say what would be done, and do nothing.
 
     Returns:
         The account of it.
 
     Raises:
-        CardError: If the card does not fit the files, or the output holds shards of something else.
-        ShardError: If a shard cannot be written.
+        CardError: If the card does not fit the files, the output holds shards of something else, or finished
+            shards would have to be written again and ``redo`` does not say so.
+        ShardError: If a shard cannot be written, as on a full disk; finished shards stay.
+        ConfigError: If the cluster does not answer.
     """
-    started = time.monotonic()
+    started, console = time.monotonic(), Console()
     loaded = load_card(card, root)
-    spacing = spacing_mm or loaded.spacing_mm
-    settings = {"spacing_mm": tuple(spacing), "codec": codec, "version": version("ctgrounding")}
-    plans = plan_shards(loaded, settings, scans_per_shard, limit)
-    _check_output(output, plans)
-    (output / NOTES).mkdir(parents=True, exist_ok=True)
-    job = _job(loaded, output, spacing, codec)
-    kept = {plan.name: note for plan in plans if (note := ShardNote.of(plan, output)) is not None}
-    to_do = [plan for plan in plans if plan.name not in kept]
-    written = _run(to_do, job, workers)
-    notes = [kept.get(plan.name) or written[plan.name] for plan in plans]
-    summary = _summary(notes, output, len(kept), time.monotonic() - started)
-    _write_quarantine(output, loaded.name, summary.put_aside)
-    scans = [scan for plan in plans for scan in plan.scans]
-    ids = {("scan", scan.scan_id) for scan in scans} | {("study", scan.study_id) for scan in scans}
-    write_private_map(output, job.identity, ids | {("patient", scan.patient_id) for scan in scans})
-    Console().print(account(summary))
+    spacing: TripleMm = spacing_mm or loaded.spacing_mm
+    with _disk_said(output):
+        _check_folder(output)
+        identity = load_identity(loaded.ids, output)
+        plans = plan_shards(loaded, _settings(spacing, codec, identity), scans_per_shard, limit)
+        _check_foreign(output, plans)
+        kept, changed = _finished(plans, output)
+        to_do = [plan for plan in plans if plan.name not in kept]
+        scans = sum(len(plan.scans) for plan in plans)
+        console.print(_outlook(plans, to_do, changed, expected_bytes(to_do, spacing, codec), output))
+        if dry_run:
+            return summarize(list(kept.values()), output, scans, len(kept), 0, time.monotonic() - started)
+        _check_redo(changed, redo)
+        (output / NOTES).mkdir(parents=True, exist_ok=True)
+        _write_ids(plans, output, identity)
+        written = _run(to_do, _job(loaded, output, spacing, codec, identity), workers, cluster)
+        notes = [kept.get(plan.name) or written[plan.name] for plan in plans]
+        summary = summarize(notes, output, scans, len(kept), len(written), time.monotonic() - started)
+        write_quarantine(output, loaded.name, summary.put_aside)
+    console.print(account(summary))
     return summary
 
 
-def account(summary: IngestSummary) -> Table:
-    """The summary as a table for the terminal."""
-    table = Table(title=f"Ingested into {summary.output}", show_header=False, title_justify="left")
-    rows = {
-        "scans planned": summary.planned,
-        "scans ingested": summary.ingested,
-        "scans put aside": summary.quarantined,
-        "with organ map": summary.with_organs,
-        "with report": summary.with_report,
-        "snippets with a depth": summary.snippets,
-        "organ sentences": summary.organ_sentences,
-        "shards written / kept": f"{summary.shards_written} / {summary.shards_kept}",
-        "seconds": f"{summary.seconds:.1f}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    for reason, count in sorted(summary.refused.items()):
-        table.add_row("snippet " + reason, str(count))
-    for flag, count in sorted(summary.flags.items()):
-        table.add_row(f"audit flag {flag}", str(count))
-    for (part, reason), count in Counter((entry.part, entry.reason) for entry in summary.put_aside).most_common(8):
-        table.add_row(f"{part} put aside: {reason}", str(count))
-    if summary.put_aside:
-        table.add_row("all that was put aside", str(summary.output / QUARANTINE))
-    return table
+def _settings(spacing_mm: TripleMm, codec: Codec, identity: Identity) -> dict[str, str]:
+    spacing = " x ".join(f"{step:g}" for step in spacing_mm)
+    return {"spacing_mm": spacing, "codec": codec, "version": version("ctgrounding"), "salt": identity.mark}
 
 
-def _job(card: Card, output: Path, spacing_mm: TripleMm, codec: Codec) -> Job:
+def _job(card: Card, output: Path, spacing_mm: TripleMm, codec: Codec, identity: Identity) -> Job:
     return Job(
-        output=output,
+        output=output.resolve(),
         dataset=card.name,
-        card_digest=rule_digest(card),
         class_map=card.organs.classes,
         spacing_mm=spacing_mm,
         codec=codec,
@@ -160,13 +112,17 @@ def _job(card: Card, output: Path, spacing_mm: TripleMm, codec: Codec) -> Job:
         shared_frame=card.shared_frame,
         expects_reports=card.reports is not None,
         audit=card.audit,
-        identity=load_identity(card.ids, output),
+        version=version("ctgrounding"),
+        identity=identity,
     )
 
 
-def _check_output(output: Path, plans: Sequence[ShardPlan]) -> None:
+def _check_folder(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise CardError(f"The output {output} is a file. Give a folder.")
+
+
+def _check_foreign(output: Path, plans: Sequence[ShardPlan]) -> None:
     foreign = sorted({path.name for path in output.glob("*.h5")} - {plan.name for plan in plans})
     if foreign:
         raise CardError(
@@ -175,20 +131,102 @@ def _check_output(output: Path, plans: Sequence[ShardPlan]) -> None:
         )
 
 
-def _run(plans: Sequence[ShardPlan], job: Job, workers: int) -> dict[str, ShardNote]:
+def _finished(plans: Sequence[ShardPlan], output: Path) -> tuple[dict[str, ShardNote], dict[str, list[str]]]:
+    """Shards to keep, and for those that are finished but no longer fit, what has changed."""
+    kept, changed = {}, {}
+    for plan in plans:
+        note = ShardNote.of(output, plan.name)
+        if note is None:
+            continue
+        if note.causes == plan.causes:
+            kept[plan.name] = note
+        else:
+            changed[plan.name] = _differences(note.causes, plan.causes)
+    return kept, changed
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    said = {
+        "card": "the card's rules",
+        "salt": "the salt of ids, or the card's rule for them",
+        "inputs": "its scans, masks or rows of tables",
+    }
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    return [said.get(name) or f"{name} ({before.get(name)}, now {now.get(name)})" for name in names]
+
+
+def _outlook(
+    plans: Sequence[ShardPlan],
+    to_do: Sequence[ShardPlan],
+    changed: Mapping[str, Sequence[str]],
+    expected: int,
+    output: Path,
+) -> str:
+    scans = sum(len(plan.scans) for plan in plans)
+    lines = [f"Plan: {scans} scans in {len(plans)} shards, {len(plans) - len(to_do)} of them finished."]
+    if to_do:
+        free = shutil.disk_usage(_existing(output)).free
+        room = f"{len(to_do)} to write, about {expected / 1e9:.2g} GB on disk; {free / 1e9:.0f} GB are free."
+        lines.append(room if free > expected else f"[bold]{room} That will hardly do.[/bold]")
+    for causes, count in Counter(tuple(causes) for causes in changed.values()).items():
+        lines.append(f"{count} finished shards no longer fit, because of {' and '.join(causes)}.")
+    return "\n".join(lines)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
+
+
+def _check_redo(changed: Mapping[str, Sequence[str]], redo: bool) -> None:
+    """Changed inputs redo their shard without a word; what would redo everything needs one."""
+    costly = {name: causes for name, causes in changed.items() if set(causes) != {"its scans, masks or rows of tables"}}
+    if costly and not redo:
+        first, causes = next(iter(costly.items()))
+        raise CardError(
+            f"{len(costly)} finished shards would be written again ({first}, ...), because this changed: "
+            f"{' and '.join(causes)}. Give --redo to write them again, or another --output to keep them."
+        )
+
+
+def _write_ids(plans: Sequence[ShardPlan], output: Path, identity: Identity) -> None:
+    write_plan(plans, output / PLAN, identity)
+    scans = [scan for plan in plans for scan in plan.scans]
+    ids = {(kind, getattr(scan, f"{kind}_id")) for scan in scans for kind in ("scan", "study", "patient")}
+    write_private_map(output, identity, ids)
+
+
+def _run(plans: Sequence[ShardPlan], job: Job, workers: int, cluster: str | None) -> dict[str, ShardNote]:
     for plan in plans:
         progress_path(job.output, plan.name).unlink(missing_ok=True)
-    with _progress(plans, job.output):
-        parallel = Parallel(n_jobs=workers if len(plans) > 1 else 1, return_as="generator_unordered")
-        return {note.name: note for note in parallel(delayed(fill_shard)(plan, job) for plan in plans)}
+    notes: dict[str, ShardNote] = {}
+    try:
+        with _progress(plans, job.output):
+            notes.update((note.name, note) for note in fill_shards(plans, job, workers, cluster))
+    except ShardError as error:
+        raise ShardError(
+            f"{error} {len(notes)} of {len(plans)} shards were finished and stay; the same command goes on from there."
+        ) from error
+    return notes
+
+
+@contextmanager
+def _disk_said(output: Path) -> Iterator[None]:
+    """What the disk of the output refuses becomes one sentence."""
+    try:
+        yield
+    except CTGroundingError:
+        raise
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise ShardError(f"Cannot write below {output}: {what}. Check the folder and its free space.") from error
 
 
 @contextmanager
 def _progress(plans: Sequence[ShardPlan], output: Path) -> Iterator[None]:
     """A bar over all workers, which tell their progress by the size of a file each."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     stop = Event()
-    with Progress(*columns) as bar:
+    with Progress(*shown, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()) as bar:
         task = bar.add_task("Ingesting scans", total=sum(len(plan.scans) for plan in plans))
         paths = [progress_path(output, plan.name) for plan in plans]
 
@@ -206,35 +244,3 @@ def _progress(plans: Sequence[ShardPlan], output: Path) -> Iterator[None]:
             watcher.join()
             for path in paths:
                 path.unlink(missing_ok=True)
-
-
-def _summary(notes: Sequence[ShardNote], output: Path, kept: int, seconds: float) -> IngestSummary:
-    refused_by_study = {study: reasons for note in notes for study, reasons in note.refused.items()}
-    refused: Counter[str] = Counter()
-    for reasons in refused_by_study.values():
-        refused.update(reasons)
-    flags: Counter[str] = Counter()
-    for note in notes:
-        flags.update(note.flags)
-    return IngestSummary(
-        output=output,
-        planned=sum(note.planned for note in notes),
-        ingested=sum(note.ingested for note in notes),
-        with_organs=sum(note.with_organs for note in notes),
-        with_report=sum(note.with_report for note in notes),
-        snippets=sum(note.snippets for note in notes),
-        organ_sentences=sum(note.organ_sentences for note in notes),
-        refused=dict(refused),
-        flags=dict(flags),
-        put_aside=tuple(entry for note in notes for entry in note.put_aside),
-        shards_kept=kept,
-        shards_written=len(notes) - kept,
-        seconds=seconds,
-    )
-
-
-def _write_quarantine(output: Path, dataset: str, put_aside: Sequence[PutAside]) -> None:
-    with (output / QUARANTINE).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["dataset", "scan_id", "part", "kind", "reason"])
-        writer.writerows([dataset, entry.scan_id, entry.part, entry.kind, entry.reason] for entry in put_aside)
