@@ -58,8 +58,12 @@ class PlannedScan:
     known_bad: str = ""
 
 
-def read_scans(card: Card) -> list[PlannedScan]:
+def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
     """Everything that the card's tables say, one entry a scan.
+
+    Args:
+        card: The card.
+        apart: Whether a patient in two splits is an error.
 
     Raises:
         CardError: If a table lacks a column, an id occurs twice, a value cannot be, a patient is in two
@@ -71,7 +75,7 @@ def read_scans(card: Card) -> list[PlannedScan]:
     ids = table.column(rule.scan, "scans.scan")
     studies, patients = table.column(rule.study, "scans.study"), table.column(rule.patient, "scans.patient")
     _check_filled({"scans.scan": ids, "scans.study": studies, "scans.patient": patients})
-    splits = assign_splits(card, table, patients)
+    splits = assign_splits(card, table, patients, apart)
     paths = _filled_paths(ids, table, _paths(root, table, rule.path, rule.path_pattern, "scans.path"))
     organs = _paths(root, table, rule.organs, rule.organs_pattern, "scans.organs")
     series = table.column(rule.series, "scans.series") if rule.series else [""] * len(ids)

@@ -12,13 +12,14 @@ from ctgrounding.ingest.tables import Table
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
-def assign_splits(card: Card, table: Table, patients: Sequence[str]) -> list[Split]:
+def assign_splits(card: Card, table: Table, patients: Sequence[str], apart: bool = True) -> list[Split]:
     """The split of each scan.
 
     Args:
         card: The card.
         table: Its table of scans.
         patients: Patient of each row.
+        apart: Whether a patient in two splits is an error; the audit names them all instead.
 
     Raises:
         CardError: If a value is no split, or a patient is in two.
@@ -30,7 +31,7 @@ def assign_splits(card: Card, table: Table, patients: Sequence[str]) -> list[Spl
     splits = []
     for value, patient in zip(table.column(card.scans.split, "scans.split"), patients, strict=True):
         split = _as_split(card.split.values.get(value, value))
-        if found.setdefault(patient, split) != split:
+        if found.setdefault(patient, split) != split and apart:
             raise CardError(f"Patient '{patient}' is in two splits, {found[patient]} and {split}. Keep patients apart.")
         splits.append(split)
     share = card.split.val_of_train
