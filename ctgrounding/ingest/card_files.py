@@ -139,7 +139,7 @@ def _check(card: Card, path: Path) -> None:
 def _check_organ_names(rule: OrgansRule) -> None:
     organs = list(label_sets.load(rule.classes).values())
     for written, organ in rule.names.items():
-        if organ not in organs:
+        if organ and organ not in organs:
             near = ", ".join(get_close_matches(organ, organs, n=3) or organs[:5])
             raise CardError(
                 f"organs.names says that '{written}' is '{organ}', which label set {rule.classes} does not have. "

@@ -157,7 +157,8 @@ class OrgansRule:
 
     Attributes:
         classes: Label set of the masks: ``total_v1``, ``total_v2`` or ``radgenome_regions``.
-        names: Name of a mask's file, segment or structure to the organ's name in the label set, where they differ.
+        names: Name of a mask's file, segment or structure to the organ's name in the label set, where they differ;
+            nothing leaves it out.
     """
 
     classes: str = "total_v2"

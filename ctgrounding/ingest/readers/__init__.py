@@ -9,7 +9,7 @@ __all__ = ["Source", "SourceSlice", "Stored", "open_source"]
 
 
 def open_source(path: Path, series: int | None = None) -> Source:
-    """Open a NIfTI, NRRD or MetaImage file or a DICOM folder, headers only.
+    """Open a NIfTI, NRRD, MetaImage or npz file or a DICOM folder, headers only.
 
     Args:
         path: File or folder.
@@ -39,7 +39,11 @@ def open_source(path: Path, series: int | None = None) -> Source:
         from ctgrounding.ingest.readers.itk import open_itk
 
         return open_itk(path, series)
+    if path.suffix.lower() == ".npz":
+        from ctgrounding.ingest.readers.npz import open_npz
+
+        return open_npz(path, series)
     raise ScanError(
-        "The file is of no known kind. NIfTI (.nii, .nii.gz), NRRD (.nrrd) and MetaImage (.mha, .mhd) files and "
+        "The file is of no known kind. NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd) and npz files and "
         "DICOM folders can be read."
     )
