@@ -207,7 +207,7 @@ def same_outcome(law: str, found: Outcome, wanted: Outcome, because: str, tolera
         ("gradient of", found.gradients, wanted.gradients),
     ):
         # A gradient that cancels to nothing keeps the rounding of what cancelled, so the largest sets the floor.
-        floor = 1e-2 * max([1.0, *(float(value.double().norm()) for value in theirs.values())])
+        floor = 1e-3 * max([1.0, *(float(value.double().norm()) for value in theirs.values())])
         for name in theirs:
             one, other = ours.get(name), theirs[name].double()
             difference = float((other if one is None else one.double() - other).norm())
