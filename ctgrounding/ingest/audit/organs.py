@@ -10,7 +10,7 @@ left and right are exchanged.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -23,9 +23,12 @@ VERSIONS = ("total_v1", "total_v2")
 """Label sets that are taken for each other."""
 MIN_RELATIONS = 4
 """Fewer say nothing."""
-WRONG_SHARE = 0.25
-"""Share of relations that a map of another version breaks at least; a map read rightly breaks few."""
-RIGHT_SHARE = 0.1
+MIN_WRONG = 3
+WRONG_SHARE = 0.05
+"""A map of another version breaks at least so many relations and so large a share of them. Real maps that are
+read rightly break none or few."""
+BETTER = 4.0
+"""So many times smaller the share under the other version must be."""
 SIDES_SHARE = 0.75
 """Share of sides that are wrong in a map that is mirrored."""
 MARGIN_MM = 3.0
@@ -40,6 +43,8 @@ _SPINE = (
 _LUNGS = ("lung_upper_lobe_left", "lung_lower_lobe_left", "lung_upper_lobe_right", "lung_lower_lobe_right")
 _BELLY = ("kidney_left", "kidney_right", "pancreas", "duodenum", "small_bowel", "colon", "gallbladder")
 _PELVIS = ("urinary_bladder", "hip_left", "hip_right", "femur_left", "femur_right", "gluteus_maximus_left")
+_FRONT = ("sternum", "heart", "trachea", "thyroid_gland", "liver", "stomach", *_BELLY[2:], "urinary_bladder")
+_BACK = tuple(f"vertebrae_{level}" for level in ("T6", "T8", "T10", "T12", "L2", "L4"))
 _RIGHT_SIDED = ("liver", "gallbladder")
 _LEFT_SIDED = ("spleen", "stomach")
 _MOST_ML = {
@@ -76,13 +81,14 @@ def contradictions(organs: UInt8[np.ndarray, "D H W"], grid: Grid, class_map: st
         here, there = (*sides, *others), tuple(held for part in _tested(found, other) for held in part)
         if not {*found.volume_ml} <= {*label_sets.load(other)} or min(len(here), len(there)) < MIN_RELATIONS:
             continue
-        if _wrong(here) >= WRONG_SHARE and _wrong(there) <= RIGHT_SHARE:
+        is_wrong = here.count(False) >= MIN_WRONG and _wrong(here) >= WRONG_SHARE
+        if is_wrong and BETTER * _wrong(there) <= _wrong(here):
             return Remark(
                 "mask_version",
                 f"As {class_map}, {here.count(False)} of {len(here)} relations of place and size between its organs "
                 f"are impossible; as {other}, {there.count(False)} of {len(there)}. It is a map of {other}.",
             )
-    if len(sides) >= MIN_RELATIONS and _wrong(sides) >= SIDES_SHARE and (not others or _wrong(others) <= RIGHT_SHARE):
+    if len(sides) >= MIN_RELATIONS and _wrong(sides) >= SIDES_SHARE and (not others or _wrong(others) < WRONG_SHARE):
         return Remark(
             "mirrored",
             f"{sides.count(False)} of {len(sides)} organs lie on the wrong side while all else is in place: scan or "
@@ -134,7 +140,7 @@ def _tested(found: _Organs, class_map: str) -> tuple[tuple[bool, ...], tuple[boo
                 yield bool(centres[first][axis] > centres[second][axis] - MARGIN_MM)
 
     sizes = (volumes[name] <= most for name, most in _MOST_ML.items() if name in volumes)
-    return tuple(held(_right_of(), 0)), (*held(_above(), 2), *sizes)
+    return tuple(held(_right_of(), 0)), (*held(_above(), 2), *held(product(_FRONT, _BACK), 1), *sizes)
 
 
 def _wrong(held: tuple[bool, ...]) -> float:
