@@ -17,6 +17,7 @@ TRAINER_COMMANDS = {
 
 COMMANDS = {
     "phantom": ("ctgrounding.phantom:write_patients", "Write synthetic patients as hospital files."),
+    "audit": ("ctgrounding.ingest.audit.command:audit", "Give a verdict on every scan of a card, with a page."),
     "ingest": ("ctgrounding.ingest:ingest", "Turn hospital files into audited shards, by a dataset card."),
     "inspect": ("ctgrounding.ingest:inspect", "Say what is in shards, and verify them."),
     "read": ("ctgrounding.reports.commands:read", "Read reports: references, snippets, organ sentences, labels."),
