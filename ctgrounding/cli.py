@@ -20,6 +20,7 @@ COMMANDS = {
     "audit": ("ctgrounding.ingest.audit.command:audit", "Give a verdict on every scan of a card, with a page."),
     "ingest": ("ctgrounding.ingest:ingest", "Turn hospital files into audited shards, by a dataset card."),
     "inspect": ("ctgrounding.ingest:inspect", "Say what is in shards, and verify them."),
+    "mine": ("ctgrounding.ingest:mine", "Read reports again and lay what they say over the shards."),
     "read": ("ctgrounding.reports.commands:read", "Read reports: references, snippets, organ sentences, labels."),
     "locate": ("ctgrounding.commands.locate:locate", "Find the depth that a sentence speaks of, with a picture."),
     "search": ("ctgrounding.commands.search:search", "Rank scans of a run by a sentence."),

@@ -18,7 +18,7 @@ MAY = {
     "reports": set(),
     "distributed": set(),
     "functional": {"distributed"},
-    "ingest": {"geometry", "reports", "data.shards", "data.records"},
+    "ingest": {"geometry", "reports", "data.shards", "data.records", "data.supervision"},
     "phantom": {"geometry"},
     "data": {"geometry"},
     "encoders": {"geometry", "functional"},

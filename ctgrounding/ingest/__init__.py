@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from ctgrounding.ingest.card_files import load_card
     from ctgrounding.ingest.cards import Card
     from ctgrounding.ingest.inspection import inspect
+    from ctgrounding.ingest.mining import mine
     from ctgrounding.ingest.pipeline import IngestSummary, ingest
     from ctgrounding.ingest.scan import OriginalSlice, Scan, read_scan
 
-__all__ = ["Card", "IngestSummary", "OriginalSlice", "Scan", "ingest", "inspect", "load_card", "read_scan"]
+__all__ = ["Card", "IngestSummary", "OriginalSlice", "Scan", "ingest", "inspect", "load_card", "mine", "read_scan"]
 
 _HOMES = {
     "Card": "cards",
@@ -23,6 +24,7 @@ _HOMES = {
     "ingest": "pipeline",
     "inspect": "inspection",
     "load_card": "card_files",
+    "mine": "mining",
     "read_scan": "scan",
 }
 
