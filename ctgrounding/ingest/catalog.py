@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ class PlannedScan:
         labels: Question to 1, 0 or None for unknown.
         slices: Rows of the ``slices`` table.
         sentences: Rows of the ``sentences`` table; None if the card has none.
+        organ_names: Name in the masks to organ, where they differ.
         known_bad: Why the card leaves the scan out; empty if it does not.
     """
 
@@ -55,6 +56,7 @@ class PlannedScan:
     labels: dict[str, int | None]
     slices: tuple[TableSlice, ...] = ()
     sentences: tuple[OrganSentence, ...] | None = None
+    organ_names: Mapping[str, str] = field(default_factory=dict)
     known_bad: str = ""
 
 
@@ -102,6 +104,7 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
             label[row],
             tuple(slices.get(scan_id, ())),
             tuple(sentence[row]) if card.sentences else None,
+            card.organs.names,
             bad[row],
         )
         for row, scan_id in enumerate(ids)

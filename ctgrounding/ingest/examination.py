@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
+from ctgrounding import label_sets
 from ctgrounding.errors import CTGroundingError, GeometryError, ScanError
-from ctgrounding.geometry import Grid, TripleMm, check_affine, slice_axis
+from ctgrounding.geometry import TripleMm, check_affine, slice_axis
 from ctgrounding.ingest.audit.kinds import Remark
 from ctgrounding.ingest.audit.organs import contradictions
 from ctgrounding.ingest.audit.rule import AuditRule
 from ctgrounding.ingest.catalog import PlannedScan
 from ctgrounding.ingest.readers import open_source
+from ctgrounding.ingest.readers.masks import open_organs
 from ctgrounding.ingest.scan import Scan, bring, bring_organs
 
 Read = TypeVar("Read")
@@ -63,7 +64,7 @@ def examine(planned: PlannedScan, rules: Rules) -> Examination:
     """
     try:
         scan = _scan(planned, rules)
-        organs, mask_refusal, remarks = _organs(planned.organs_path, scan.grid, rules)
+        organs, mask_refusal, remarks = _organs(planned, scan, rules)
         verdict = replace(scan.verdict, remarks=(*scan.verdict.remarks, *remarks))
         _check_wanted(verdict.remarks if mask_refusal is None else (mask_refusal, *verdict.remarks), rules.audit)
     except ScanError as error:
@@ -101,13 +102,15 @@ def _scan(planned: PlannedScan, rules: Rules) -> Scan:
 
 
 def _organs(
-    path: Path | None, grid: Grid, rules: Rules
+    planned: PlannedScan, scan: Scan, rules: Rules
 ) -> tuple[UInt8[np.ndarray, "D H W"] | None, Remark | None, list[Remark]]:
     """The organ map, or why it cannot be used; and what else it says about the scan."""
+    path, grid, classes = planned.organs_path, scan.grid, label_sets.load(rules.class_map)
     if path is None:
         return None, None, []
     try:
-        organs = guarded(lambda: bring_organs(open_source(path), grid, rules.class_map))
+        source = guarded(lambda: open_organs(path, classes, planned.organ_names, scan.source))
+        organs = guarded(lambda: bring_organs(source, grid, rules.class_map))
     except ScanError as error:
         return None, Remark(_mask_kind(error.kind), str(error)), []
     remark = contradictions(organs, grid, rules.class_map)

@@ -13,13 +13,14 @@ from pathlib import Path
 from ctgrounding.data.shards import Codec
 from ctgrounding.errors import CardError
 from ctgrounding.geometry import Grid, TripleMm
+from ctgrounding.ingest.audit.kinds import Remark
 from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.catalog import PlannedScan, read_scans
 from ctgrounding.ingest.identity import Identity
 from ctgrounding.ingest.readers import open_source
 from ctgrounding.ingest.whole_files import whole_file
 
-UNRULY = ("root", "title", "citation", "licence", "known_bad")
+UNRULY = ("root", "title", "citation", "licence", "sources", "known_bad", "known_bad_lists")
 """Keys of a card that do not decide how scans are read; who is left out stands with the scans themselves."""
 HEADERS_READ = 16
 BYTES_A_VOXEL: dict[Codec, float] = {"zstd": 1.1, "lz4": 1.4, "none": 3.0}
@@ -36,12 +37,14 @@ class ShardPlan:
         studies: All scans of every study in it, those of other shards included.
         causes: Everything that decides its content, by name: ``card`` and ``inputs`` as hashes, settings and
             version as written.
+        copies: Scans that repeat another one, as only a first pass over all can tell, and what was found.
     """
 
     name: str
     scans: tuple[PlannedScan, ...]
     studies: dict[str, tuple[PlannedScan, ...]] = field(repr=False)
     causes: dict[str, str]
+    copies: dict[str, Remark] = field(default_factory=dict)
 
 
 def plan_shards(card: Card, settings: Mapping[str, str], scans_per_shard: int, limit: int | None) -> list[ShardPlan]:

@@ -18,14 +18,23 @@ from jaxtyping import Bool
 
 from ctgrounding.data.records import SnippetRecord
 from ctgrounding.geometry import Affine, slice_axis, slice_interval
+from ctgrounding.ingest.readers.source import ListedSeries, SeriesKind
 from ctgrounding.reports import Snippet
 
 PRIOR = "points into an earlier examination"
+NO_NUMBERS = "names an image, but no scan of the study says where its images lie"
+LOCALIZER = "names a localizer"
+NOT_AXIAL = "names a coronal or sagittal reformat"
+DERIVED = "names a derived series that is no scan of the study"
 NO_SERIES = "names a series that is no scan of the study"
 SAME_NUMBER = "names a series number that several scans of the study have"
 NO_IMAGE = "names an image that its series does not have"
 NOWHERE = "names an image alone that no scan of the study has"
 SEVERAL = "names an image alone that several scans of the study have"
+ELSEWHERE = "names an image alone that another axial series of the study has too"
+OUTSIDE = "names an image outside the field of its scan"
+
+_REFUSED_KINDS: dict[SeriesKind, str] = {"localizer": LOCALIZER, "not axial": NOT_AXIAL, "derived": DERIVED}
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,15 @@ class NumberedScan:
         scan_id: The scan.
         frame: World frame; scans of equal, non-empty frames share their depths.
         positions: ``(series, image)`` to position; series is None where the scan has no series number.
+        field_mm: Lowest and highest world z of the scan.
+        listed: Series number to the series that lie beside the scan, itself perhaps among them.
     """
 
     scan_id: str
     frame: str
     positions: Mapping[tuple[int | None, int], SlicePosition]
+    field_mm: tuple[float, float] = (-np.inf, np.inf)
+    listed: Mapping[int, ListedSeries] = field(default_factory=dict)
     _series: frozenset[int | None] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -133,20 +146,52 @@ def resolve(
 
 
 def _cited(snippet: Snippet, study: Sequence[NumberedScan]) -> NumberedScan | str:
+    """The scan that a snippet cites, or why there is none."""
     if snippet.is_prior:
         return PRIOR
-    named = snippet.series is not None
-    within = [scan for scan in study if snippet.series is None or scan.has_series(snippet.series)]
-    complete = [
-        scan for scan in within if all(scan.position(snippet.series, image) is not None for image in snippet.images)
-    ]
+    if snippet.series is None:
+        return _by_image(snippet.images, study)
+    within = [scan for scan in study if scan.has_series(snippet.series)]
     if not within:
-        return NO_SERIES if named else NOWHERE
-    if not complete:
-        return NO_IMAGE if named else NOWHERE
-    if len(complete) > 1:
-        return SAME_NUMBER if named else SEVERAL
-    return complete[0]
+        return _no_scan(snippet.series, study)
+    complete = _with_images(within, snippet.series, snippet.images)
+    if len(complete) != 1:
+        return SAME_NUMBER if complete else NO_IMAGE
+    return _inside(complete[0], snippet.series, snippet.images)
+
+
+def _by_image(images: Sequence[int], study: Sequence[NumberedScan]) -> NumberedScan | str:
+    """The scan of the only axial series that has some images; series that are no scans count too."""
+    complete = _with_images(study, None, images)
+    if len(complete) != 1:
+        numbered = any(scan.positions for scan in study)
+        return SEVERAL if complete else NOWHERE if numbered else NO_NUMBERS
+    others = {number: series for scan in study for number, series in scan.listed.items()}
+    if any(
+        series.kind in ("axial", "derived") and series.images.issuperset(images)
+        for number, series in others.items()
+        if not any(scan.has_series(number) for scan in study)
+    ):
+        return ELSEWHERE
+    return _inside(complete[0], None, images)
+
+
+def _no_scan(number: int, study: Sequence[NumberedScan]) -> str:
+    """Why a series that is no scan of the study gives no depth."""
+    kinds = [scan.listed[number].kind for scan in study if number in scan.listed]
+    if kinds:
+        return _REFUSED_KINDS.get(kinds[0], NO_SERIES)
+    return NO_SERIES if any(scan.positions for scan in study) else NO_NUMBERS
+
+
+def _with_images(scans: Sequence[NumberedScan], series: int | None, images: Sequence[int]) -> list[NumberedScan]:
+    return [scan for scan in scans if all(scan.position(series, image) is not None for image in images)]
+
+
+def _inside(scan: NumberedScan, series: int | None, images: Sequence[int]) -> NumberedScan | str:
+    low, high = scan.field_mm
+    positions = [scan.position(series, image) for image in images]
+    return scan if all(p is None or (low <= p.low_mm and p.high_mm <= high) for p in positions) else OUTSIDE
 
 
 def _records(

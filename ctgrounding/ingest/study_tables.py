@@ -9,9 +9,16 @@ from typing import TypeVar
 from ctgrounding.errors import CardError
 from ctgrounding.ingest.card_files import files_under_root
 from ctgrounding.ingest.cards import LabelsTable, OrgansRule, ReportsTable, SentencesTable, SlicesTable
+from ctgrounding.ingest.readers.source import SeriesKind
 from ctgrounding.ingest.tables import Table, read_tables
 
-SLICE_KINDS = ("axial", "localizer", "derived", "not axial")
+SLICE_KINDS: dict[str, SeriesKind] = {
+    "": "axial",
+    "axial": "axial",
+    "derived": "derived",
+    "localizer": "localizer",
+    "not axial": "not axial",
+}
 _ANSWERS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 _NOTHING = ("", "nan", "none", "<na>")
 
@@ -26,13 +33,13 @@ class TableSlice:
         series: Series number; None takes the scan's.
         image: Image number.
         z_mm: World z; not used where ``kind`` says that no depth is read there.
-        kind: One of :data:`SLICE_KINDS`.
+        kind: What its series is.
     """
 
     series: int | None
     image: int
     z_mm: float
-    kind: str = "axial"
+    kind: SeriesKind = "axial"
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,11 @@ def read_slices(rule: SlicesTable, root: Path) -> dict[str, list[TableSlice]]:
     kinds = table.column(rule.kind, "slices.kind") if rule.kind else [""] * len(scans)
     found: dict[str, list[TableSlice]] = defaultdict(list)
     for scan, number, image, depth, kind in zip(scans, series, images, depths, kinds, strict=True):
-        if (kind or "axial") not in SLICE_KINDS:
-            raise CardError(f"{rule.table}: '{kind}' is no kind of slice. Use one of {', '.join(SLICE_KINDS)}.")
+        if kind not in SLICE_KINDS:
+            raise CardError(f"{rule.table}: '{kind}' is no kind of slice. Use {', '.join(filter(None, SLICE_KINDS))}.")
         try:
-            z_mm = float(depth) if depth or kind in ("", "axial") else 0.0
-            found[scan].append(TableSlice(int(number) if number else None, int(image), z_mm, kind or "axial"))
+            z_mm = float(depth) if depth or SLICE_KINDS[kind] == "axial" else 0.0
+            found[scan].append(TableSlice(int(number) if number else None, int(image), z_mm, SLICE_KINDS[kind]))
         except ValueError as error:
             raise CardError(f"{rule.table}: '{number}', '{image}', '{depth}' of scan {scan} are no numbers.") from error
     return found

@@ -19,7 +19,7 @@ from ctgrounding.ingest.notes import NOTES, PutAside, ShardNote, locked, note_pa
 from ctgrounding.ingest.plan import ShardPlan
 from ctgrounding.ingest.scan import Scan
 from ctgrounding.ingest.snippets import resolve
-from ctgrounding.ingest.supervision import StudySlices, organ_sentences, read_report
+from ctgrounding.ingest.supervision import StudySlices, given_sentences, organ_sentences, read_report
 
 KILLED = (
     "Its worker was killed twice while reading it, most likely because memory ran out. Delete this shard and run "
@@ -88,7 +88,7 @@ def fill_shard(plan: ShardPlan, job: Job, killers: frozenset[int] = frozenset())
 def _check_place(job: Job) -> None:
     if job.version != version("ctgrounding"):
         raise ShardError(
-            f"A worker has ctgrounding {version('ctgrounding')}, but {job.version} is ingesting. Update it."
+            f"A worker has version {version('ctgrounding')}, but {job.version} is ingesting. Install the same everywhere."
         )
     if not (job.output / NOTES).is_dir():
         raise ShardError(f"A worker does not see the output folder {job.output}. Give one that all machines share.")
@@ -109,6 +109,8 @@ def _fill(plan: ShardPlan, job: Job, killers: frozenset[int]) -> ShardNote:
         for row, planned in enumerate(plan.scans):
             if row in killers:
                 _put_aside(planned, Remark("worker_killed", KILLED), job, writer, note)
+            elif planned.scan_id in plan.copies:
+                _put_aside(planned, plan.copies[planned.scan_id], job, writer, note)
             else:
                 _take_in(planned, job, studies[planned.study_id], writer, note)
             progress.write(b".")
@@ -137,7 +139,7 @@ def _put_aside(planned: PlannedScan, remark: Remark, job: Job, writer: ShardWrit
 def _record(planned: PlannedScan, scan: Scan, job: Job, study: StudySlices, note: ShardNote) -> ScanRecord:
     write = job.identity.write
     organs = frozenset(label_sets.load(job.class_map).values())
-    verdict = scan.verdict.to_json()
+    verdict = {**scan.verdict.to_json(), "series": write("series", scan.source.uid)}
     note.flags = dict(Counter(note.flags) + Counter(verdict["flags"]))
     record = ScanRecord(
         scan_id=write("scan", planned.scan_id),
@@ -161,7 +163,10 @@ def _record(planned: PlannedScan, scan: Scan, job: Job, study: StudySlices, note
         return record
     own, numbered = study.around(planned, scan)
     snippets, refused = resolve(report.content.snippets, own, numbered, scan.grid.field_mm, organs)
-    sentences = organ_sentences(report.content, organs)
+    told = planned.sentences
+    sentences = (
+        organ_sentences(report.content, organs) if told is None else given_sentences(told, report.sections, organs)
+    )
     note.refused.setdefault(record.study_id, dict(refused))
     note.with_report += 1
     note.snippets += len(snippets)

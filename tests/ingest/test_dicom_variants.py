@@ -9,7 +9,7 @@ from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEGLSLo
 
 from ctgrounding.errors import ScanError
 from ctgrounding.ingest.readers import open_source
-from ctgrounding.ingest.readers.dicom import series_kinds
+from ctgrounding.ingest.readers.dicom import list_series
 
 LPS = np.array([[-20.0, -30.0, 100.0 + 3.0 * index] for index in range(6)])
 JPEG_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
@@ -165,7 +165,14 @@ def test_a_folder_of_many_series_gives_the_only_original_axial_volume(hospital, 
     hospital["dicom"](tmp_path / "e", stored, LPS, series=9, extra={"Modality": "SR"})
     assert open_source(tmp_path).series == 2
     assert open_source(tmp_path, 3).shape_ijk == (20, 24, 4)
-    assert series_kinds(tmp_path) == {1: "localizer", 2: "axial", 3: "derived", 7: "not axial"}
+    listed = list_series(tmp_path)
+    assert {number: series.kind for number, series in listed.items()} == {
+        1: "localizer",
+        2: "axial",
+        3: "derived",
+        7: "not axial",
+    }
+    assert listed[3].images == {1, 2, 3, 4}
     with pytest.raises(ScanError, match="not axial") as refused:
         open_source(tmp_path, 7)
     assert refused.value.kind == "not_ct"

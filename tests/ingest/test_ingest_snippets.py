@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ctgrounding.ingest import snippets
+from ctgrounding.ingest.readers.source import ListedSeries
 from ctgrounding.ingest.snippets import NumberedScan, SlicePosition, plane_positions, resolve
 from ctgrounding.reports import Snippet
 
@@ -73,6 +74,59 @@ def test_what_cannot_be_settled_is_refused_with_its_reason(snippet, reason):
     records, refused = resolve([snippet], THIN, [THIN, SOFT], EVERYWHERE, ORGANS)
     assert records == ()
     assert refused == {reason: 1}
+
+
+def beside(kind, series=8, images=(61,)):
+    """A scan in whose folder another series lies."""
+    listed = {series: ListedSeries(kind, frozenset(images)), 3: ListedSeries("axial", frozenset(range(1, 101)))}
+    return NumberedScan("thin", "", THIN.positions, listed=listed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("localizer", snippets.LOCALIZER),
+        ("not axial", snippets.NOT_AXIAL),
+        ("derived", snippets.DERIVED),
+        ("axial", snippets.NO_SERIES),
+    ],
+)
+def test_a_series_that_gives_no_depth_is_refused_with_what_it_is(kind, reason):
+    own = beside(kind)
+    assert resolve([cited(8, [61])], own, [own], EVERYWHERE, ORGANS) == ((), {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "reason"),
+    [
+        ("axial", [61], snippets.ELSEWHERE),
+        ("derived", [61], snippets.ELSEWHERE),
+        ("axial", [60], None),
+        ("localizer", [61], None),
+        ("not axial", [61], None),
+    ],
+)
+def test_an_image_alone_needs_to_be_in_one_axial_series_only_scan_or_not(kind, images, reason):
+    own = beside(kind, images=images)
+    records, refused = resolve([cited(None, [61])], own, [own], EVERYWHERE, ORGANS)
+    assert refused == ({reason: 1} if reason else {})
+    assert len(records) == (0 if reason else 1)
+
+
+def test_an_image_outside_the_field_of_its_scan_is_refused_whichever_scan_asks():
+    cut = NumberedScan("cut", "f", THIN.positions, field_mm=(10.0, 400.0))
+    soft = scan("soft", 4, 300.0, range(1, 101), frame="f")
+    for own in (cut, soft):
+        for snippet in (cited(3, [61]), cited(3, [10, 61])):
+            assert resolve([snippet], own, [cut, soft], EVERYWHERE, ORGANS) == ((), {snippets.OUTSIDE: 1})
+    (record,), _ = resolve([cited(3, [59])], cut, [cut, soft], EVERYWHERE, ORGANS)
+    assert record.depth_mm == (10.0, 10.0)
+
+
+@pytest.mark.parametrize("series", [3, None])
+def test_scans_that_number_no_slices_are_the_reason(series):
+    blank = NumberedScan("nifti", "", {})
+    assert resolve([cited(series, [61])], blank, [blank], EVERYWHERE, ORGANS) == ((), {snippets.NO_NUMBERS: 1})
 
 
 def test_two_scans_of_one_series_number_settle_nothing():

@@ -3,7 +3,7 @@
 Messages name slices by their place, never by file name or tag, because both may identify a patient.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ctgrounding.geometry import Affine, Triple
 from ctgrounding.ingest.readers.dicom_headers import SliceHeader, read_headers
 from ctgrounding.ingest.readers.dicom_pixels import read_pixels
 from ctgrounding.ingest.readers.dicom_stack import MIN_SLICES, is_axial, numbered, stack
-from ctgrounding.ingest.readers.source import SourceSlice, Stored
+from ctgrounding.ingest.readers.source import ListedSeries, SeriesKind, SourceSlice, Stored
 
 _DESCRIPTIONS = frozenset(
     [
@@ -88,25 +88,24 @@ def open_dicom(folder: Path, series: int | None = None) -> DicomSource:
     )
 
 
-def series_kinds(folder: Path) -> dict[int, str]:
-    """What the numbered series of a folder are, as far as a reference to them goes.
+def list_series(folder: Path) -> dict[int, ListedSeries]:
+    """The numbered CT series of a folder.
 
     Args:
         folder: Folder with DICOM files.
 
     Returns:
-        Series number to ``axial``, ``localizer``, ``derived`` or ``not axial``; series of other modalities and
-        numbers that several series have are left out.
+        Series number to what it is; numbers that several series have are left out.
 
     Raises:
         ScanError: If the folder holds no DICOM image that can be read.
     """
-    groups = _by_series(folder)
-    numbers = [group[0].series for group in groups]
+    groups = [group for group in _by_series(folder) if group[0].modality == "CT"]
+    counts = Counter(group[0].series for group in groups)
     return {
-        number: _kind(group)
-        for number, group in zip(numbers, groups, strict=True)
-        if number is not None and numbers.count(number) == 1 and group[0].modality == "CT"
+        group[0].series: ListedSeries(_kind(group), frozenset(h.image for h in group if h.image is not None))
+        for group in groups
+        if group[0].series is not None and counts[group[0].series] == 1
     }
 
 
@@ -117,7 +116,7 @@ def _by_series(folder: Path) -> list[list[SliceHeader]]:
     return list(groups.values())
 
 
-def _kind(group: Sequence[SliceHeader]) -> str:
+def _kind(group: Sequence[SliceHeader]) -> SeriesKind:
     first = group[0]
     if "LOCALIZER" in first.kind:
         return "localizer"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Shaped
@@ -21,6 +21,23 @@ class SourceSlice:
 
     index: int
     slice_id: str
+
+
+SeriesKind = Literal["axial", "derived", "localizer", "not axial"]
+"""What a series is as far as a reference to it goes; ``not axial`` is a coronal or sagittal reformat."""
+
+
+@dataclass(frozen=True)
+class ListedSeries:
+    """A series of an examination, whether it is a scan of the card or not.
+
+    Attributes:
+        kind: What it is.
+        images: Its image numbers.
+    """
+
+    kind: SeriesKind
+    images: frozenset[int]
 
 
 @dataclass(frozen=True)
