@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ import hdf5plugin
 import numpy as np
 from jaxtyping import Int16, UInt8
 
+from ctgrounding.data.patient_file import PatientFile
 from ctgrounding.data.records import ScanRecord
 from ctgrounding.data.shard_format import (
     CHUNK,
@@ -108,11 +108,17 @@ class ShardWriter:
         self._places: list[int] = []
         self._content = hashlib.sha256()
         self._file: h5py.File | None = None
+        self._disk: PatientFile | None = None
 
     def __enter__(self) -> "ShardWriter":
-        with self._writing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._partial, "w", libver=_LAYOUT, meta_block_size=1 << 20)
+        try:
+            with self._writing():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._disk = PatientFile(self._partial)
+                self._file = h5py.File(self._disk, "w", libver=_LAYOUT, meta_block_size=1 << 20)
+        except ShardError:
+            self._give_up()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -124,30 +130,33 @@ class ShardWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn what HDF5 raises into one sentence, and say so if it is the disk that is full."""
+        """Turn what HDF5 or the disk refuses into one sentence."""
+        error: Exception | None = None
         try:
             yield
         except ShardError:
             raise
-        except (OSError, RuntimeError, ValueError) as error:
-            told = str(error)
-            if "errno = 28" in told or getattr(error, "errno", None) == errno.ENOSPC:
-                told = "the disk is full (No space left on device)"
-            raise ShardError(f"Cannot write {self._partial}: {told}. Check the folder and its free space.") from error
+        except (OSError, RuntimeError, ValueError) as raised:
+            error = raised
+        cause = (self._disk and self._disk.error) or error
+        if cause is not None:
+            told = getattr(cause, "strerror", None) or str(cause)
+            told = "the disk is full" if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else told
+            raise ShardError(f"Cannot write {self._partial}: {told}. Check the folder and its free space.") from cause
 
     def _give_up(self) -> None:
-        """Close and remove what has not been given its name; what cannot be flushed any more is dropped."""
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError, RuntimeError, ValueError):
-                file.close()
+        """Close and remove what has not been given its name."""
+        for opened in (self._file, self._disk):
+            if opened is not None:
+                opened.close()
+        self._file, self._disk = None, None
         with suppress(FileNotFoundError):
             self._partial.unlink()
 
     def write(
         self, record: ScanRecord, image_hu: Int16[np.ndarray, "D H W"], organs: UInt8[np.ndarray, "D H W"] | None = None
     ) -> None:
-        """Append a scan at the next place. Hashes and organ sizes of the record are filled in here.
+        """Append a scan at the next place, and fill in hashes and organ sizes of its record.
 
         Args:
             record: What is known of the scan; shape and spacing must fit.
@@ -168,7 +177,7 @@ class ShardWriter:
             filled = replace(filled, organs_sha256=sha256(organs), organ_voxels=voxels)
         described = as_json(filled.to_json())
         with self._writing():
-            group = self._open_file().create_group(self._claim_place())
+            group = self._new_group()
             self._write_array(group, "image", image_hu)
             if organs is not None:
                 self._write_array(group, "organs", organs)
@@ -177,13 +186,9 @@ class ShardWriter:
         self._content.update(described)
 
     def leave_empty(self, reason: str) -> None:
-        """Leave the next place empty because its scan was put aside.
-
-        Args:
-            reason: Why, for people.
-        """
+        """Leave the next place empty because its scan was put aside, for a reason that people can read."""
         with self._writing():
-            group = self._open_file().create_group(self._claim_place())
+            group = self._new_group()
             group.attrs["quarantined"] = np.bytes_(reason.encode())
         self._content.update(reason.encode())
 
@@ -192,9 +197,9 @@ class ShardWriter:
             raise ShardError(f"Shard {self.path} is not open for writing. Use ShardWriter in a with block.")
         return self._file
 
-    def _claim_place(self) -> str:
+    def _new_group(self) -> h5py.Group:
         self._next_place += 1
-        return group_name(self._next_place - 1)
+        return self._open_file().create_group(group_name(self._next_place - 1))
 
     def _finish(self) -> None:
         file = self._open_file()
@@ -220,8 +225,8 @@ class ShardWriter:
             file.attrs["places"] = np.asarray(self._places, np.int64)
             file.close()
             self._file = None
-            with self._partial.open("rb") as written:
-                os.fsync(written.fileno())
+            if self._disk is not None:
+                self._disk.sync()
         self._verify()
         Shard(self.path).reopen()
         self._partial.replace(self.path)

@@ -6,22 +6,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ctgrounding.data.shards import Codec
+from ctgrounding.data.shards import Codec, Shard
 from ctgrounding.errors import CardError, CTGroundingError, ShardError
 from ctgrounding.geometry import TripleMm
 from ctgrounding.ingest.account import IngestSummary, account, summarize, write_quarantine
+from ctgrounding.ingest.audit.copies import Seen, find_copies
+from ctgrounding.ingest.audit.kinds import Remark
 from ctgrounding.ingest.card_files import load_card
 from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.crew import fill_shards
 from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
-from ctgrounding.ingest.notes import NOTES, ShardNote, progress_path
+from ctgrounding.ingest.notes import NOTES, ShardNote, note_path, progress_path
 from ctgrounding.ingest.plan import ShardPlan, expected_bytes, plan_shards, write_plan
 from ctgrounding.ingest.worker import Job
 
@@ -88,9 +92,16 @@ def ingest(
         _check_redo(changed, redo)
         (output / NOTES).mkdir(parents=True, exist_ok=True)
         _write_ids(plans, output, identity)
-        written = _run(to_do, _job(loaded, output, spacing, codec, identity), workers, cluster)
-        notes = [kept.get(plan.name) or written[plan.name] for plan in plans]
+        job = _job(loaded, output, spacing, codec, identity)
+        written = _run(to_do, job, workers, cluster)
+        copies = _copies(plans, job)
+        if copies and "duplicate" in loaded.audit.quarantine:
+            written |= _run(_without(copies, plans, job), job, workers, cluster)
+            copies = {}
+        notes = [written.get(plan.name) or kept[plan.name] for plan in plans]
         summary = summarize(notes, output, scans, len(kept), len(written), time.monotonic() - started)
+        if copies:
+            summary = replace(summary, flags={**summary.flags, "duplicate": len(copies)})
         write_quarantine(output, loaded.name, summary.put_aside)
     console.print(account(summary))
     return summary
@@ -142,7 +153,30 @@ def _finished(plans: Sequence[ShardPlan], output: Path) -> tuple[dict[str, Shard
             kept[plan.name] = note
         else:
             changed[plan.name] = _differences(note.causes, plan.causes)
+    if len(kept) < len(plans):  # what a copy repeats may be among those to come
+        kept = {name: note for name, note in kept.items() if all(e.kind != "duplicate" for e in note.put_aside)}
     return kept, changed
+
+
+def _copies(plans: Sequence[ShardPlan], job: Job) -> dict[str, Remark]:
+    """Scans that repeat an earlier one, ids as they are written; known when all shards are finished."""
+    return find_copies(
+        Seen(record.scan_id, record.patient_id, record.split, record.sha256, record.verdict.get("series", ""))
+        for plan in plans
+        for record in Shard(job.output / plan.name).records
+    )
+
+
+def _without(copies: Mapping[str, Remark], plans: Sequence[ShardPlan], job: Job) -> list[ShardPlan]:
+    """Shards that hold copies, to be written again without; their notes go, lest a kill leaves it half-done."""
+    again = []
+    for plan in plans:
+        written = {scan.scan_id: job.identity.write("scan", scan.scan_id) for scan in plan.scans}
+        found = {given: copies[scan_id] for given, scan_id in written.items() if scan_id in copies}
+        if found:
+            note_path(job.output, plan.name).unlink(missing_ok=True)
+            again.append(replace(plan, copies=found))
+    return again
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -166,7 +200,7 @@ def _outlook(
     lines = [f"Plan: {scans} scans in {len(plans)} shards, {len(plans) - len(to_do)} of them finished."]
     if to_do:
         free = shutil.disk_usage(_existing(output)).free
-        room = f"{len(to_do)} to write, about {expected / 1e9:.2g} GB on disk; {free / 1e9:.0f} GB are free."
+        room = f"{len(to_do)} to write, about {decimal(expected)} on disk; {decimal(free)} are free."
         lines.append(room if free > expected else f"[bold]{room} That will hardly do.[/bold]")
     for causes, count in Counter(tuple(causes) for causes in changed.values()).items():
         lines.append(f"{count} finished shards no longer fit, because of {' and '.join(causes)}.")

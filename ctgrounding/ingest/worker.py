@@ -88,7 +88,7 @@ def fill_shard(plan: ShardPlan, job: Job, killers: frozenset[int] = frozenset())
 def _check_place(job: Job) -> None:
     if job.version != version("ctgrounding"):
         raise ShardError(
-            f"A worker has version {version('ctgrounding')}, but {job.version} is ingesting. Install the same everywhere."
+            f"A worker has version {version('ctgrounding')}, but {job.version} is ingesting. Install that one."
         )
     if not (job.output / NOTES).is_dir():
         raise ShardError(f"A worker does not see the output folder {job.output}. Give one that all machines share.")
