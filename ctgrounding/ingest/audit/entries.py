@@ -110,7 +110,7 @@ def audit_scan(planned: PlannedScan, rules: Rules, identity: Identity) -> ScanAu
         evidence={key: value for key, value in verdict.to_json().items() if key not in ("flags", "reasons")}
         if verdict
         else {},
-        voxels=hashlib.sha256(np.ascontiguousarray(scan.image_hu)).hexdigest() if scan else "",
+        voxels=hashlib.sha256(np.ascontiguousarray(scan.image_hu).data).hexdigest() if scan else "",
         series=identity.write("series", scan.source.uid) if scan else "",
         picture=picture,
     )

@@ -42,7 +42,13 @@ _SPINE = (
 )
 _LUNGS = ("lung_upper_lobe_left", "lung_lower_lobe_left", "lung_upper_lobe_right", "lung_lower_lobe_right")
 _BELLY = ("kidney_left", "kidney_right", "pancreas", "duodenum", "small_bowel", "colon", "gallbladder")
-_PELVIS = ("urinary_bladder", "hip_left", "hip_right", "femur_left", "femur_right", "gluteus_maximus_left")
+_PELVIS = (
+    *("urinary_bladder", "prostate", "sacrum", "hip_left", "hip_right", "femur_left", "femur_right"),
+    *("gluteus_maximus_left", "gluteus_maximus_right", "iliac_artery_left", "iliac_artery_right"),
+    *("iliac_vena_left", "iliac_vena_right"),
+)
+_TOP = ("brain", "skull", "face", "thyroid_gland", "trachea", "clavicula_left", "clavicula_right")
+_LOINS = ("vertebrae_L2", "vertebrae_L3", "vertebrae_L4", "vertebrae_L5")
 _FRONT = ("sternum", "heart", "trachea", "thyroid_gland", "liver", "stomach", *_BELLY[2:], "urinary_bladder")
 _BACK = tuple(f"vertebrae_{level}" for level in ("T6", "T8", "T10", "T12", "L2", "L4"))
 _RIGHT_SIDED = ("liver", "gallbladder")
@@ -162,7 +168,7 @@ def _above() -> tuple[tuple[str, str], ...]:
     return (
         *pairwise(_SPINE),
         *ribs,
-        *((lung, organ) for lung in _LUNGS for organ in (*_BELLY, *_PELVIS)),
-        *((organ, low) for organ in ("liver", "spleen", "stomach", *_BELLY[:3]) for low in _PELVIS),
-        *((high, low) for high in ("trachea", "clavicula_left", "clavicula_right") for low in ("liver", *_BELLY)),
+        *product((*_TOP, *_LUNGS, "heart"), (*_BELLY, *_PELVIS, *_LOINS)),
+        *product(("liver", "spleen", "stomach", "esophagus", *_BELLY[:3]), _PELVIS),
+        *product(_TOP, ("liver", "spleen", "lung_lower_lobe_left", "lung_lower_lobe_right")),
     )
