@@ -73,6 +73,7 @@ class ReportsTable:
         by: What the key is compared with: ``study``, ``scan`` or any column of the scans.
         sections: Section name to column, where sections stand in columns of their own.
         text: Column of the whole report, whose sections are then found in the text.
+        opening: Section that such a text begins with where it begins without a heading.
         missing: Texts that mean that there is none.
     """
 
@@ -81,6 +82,7 @@ class ReportsTable:
     by: str = "study"
     sections: dict[str, str] = field(default_factory=dict)
     text: str = ""
+    opening: str = ""
     missing: list[str] = field(default_factory=list)
 
 

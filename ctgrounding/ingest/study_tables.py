@@ -70,8 +70,10 @@ def read_reports(rule: ReportsTable, root: Path) -> dict[str, dict[str, str]]:
     texts = {name: table.column(column, f"reports.{name or 'text'}") for name, column in columns.items()}
     absent = {"", *rule.missing}
     keys = table.column(rule.key, "reports.key")
+    heading = f"{rule.opening.capitalize()}:\n" if rule.opening and rule.text else ""
     rows = [
-        {name: values[row] for name, values in texts.items() if values[row] not in absent} for row in range(len(keys))
+        {name: heading + values[row] for name, values in texts.items() if values[row] not in absent}
+        for row in range(len(keys))
     ]
     return _unique(keys, rows, rule.table)
 
