@@ -24,11 +24,19 @@ COMMANDS = {
     "read": ("ctgrounding.reports.commands:read", "Read reports: references, snippets, organ sentences, labels."),
     "locate": ("ctgrounding.commands.locate:locate", "Find the depth that a sentence speaks of, with a picture."),
     "search": ("ctgrounding.commands.search:search", "Rank scans of a run by a sentence."),
+    "evaluate": ("ctgrounding.commands.evaluate:evaluate", "Evaluate saved embeddings as a published protocol does."),
     "compare": ("ctgrounding.commands.compare:compare", "Say where one run is better than another, with intervals."),
     "report": ("ctgrounding.commands.report:report", "Write the result page of a run again."),
     "configs": ("ctgrounding.commands.configs:COMMANDS", "List the packaged run configs, or copy them to a folder."),
+    "import-weights": (
+        "ctgrounding.commands.import_weights:import_weights",
+        "Map a published checkpoint onto our modules.",
+    ),
     "doctor": ("ctgrounding.commands.doctor:doctor", "Check this installation and say what to mend."),
 }
+
+SYNONYMS = {"import-weights": {"--from": "--source"}}
+"""Options whose name is a word of Python, which no argument of a function can have."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -74,7 +82,7 @@ def overview() -> str:
     rows = [("Train and evaluate", TRAINER_COMMANDS), ("Data and use", {k: v[1] for k, v in COMMANDS.items()})]
     lines = ["ctgrounding: 3D CT vision-language models that can say where", ""]
     for title, commands in rows:
-        lines += [f"{title}:", *(f"  {name:<10}{text}" for name, text in commands.items()), ""]
+        lines += [f"{title}:", *(f"  {name:<16}{text}" for name, text in commands.items()), ""]
     return "\n".join([*lines, "Each has --help. 'ctgrounding configs list' shows run configs to start from.", ""])
 
 
@@ -95,6 +103,11 @@ def _find(name: str) -> Callable[[list[str]], object]:
     fail(f"There is no command '{name}'. " + (f"Did you mean '{near[0]}'? " if near else "") + "See --help.")
 
 
+def _synonym(command: str, word: str) -> str:
+    option, equals, value = word.partition("=")
+    return SYNONYMS.get(command, {}).get(option, option) + equals + value
+
+
 def _run_trainer(words: list[str]) -> object:
     return import_module("ctgrounding.trainer_cli").run(words)
 
@@ -102,10 +115,10 @@ def _run_trainer(words: list[str]) -> object:
 def _run_function(words: list[str]) -> object:
     from jsonargparse import auto_cli
 
-    from ctgrounding.parsing import BriefParser
+    from ctgrounding.parsing import BriefParser, with_bare_flags
 
     module, _, attribute = COMMANDS[words[0]][0].partition(":")
     function = getattr(import_module(module), attribute)
-    return auto_cli(
-        function, args=words[1:], prog=f"ctgrounding {words[0]}", parser_class=BriefParser, fail_untyped=True
-    )
+    words = [_synonym(words[0], word) for word in words]
+    args = with_bare_flags(function, words[1:])
+    return auto_cli(function, args=args, prog=f"ctgrounding {words[0]}", parser_class=BriefParser, fail_untyped=True)

@@ -1,8 +1,10 @@
 """Parsers whose errors are one sentence that names the key."""
 
 import re
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from inspect import isroutine
+from typing import Any, NoReturn, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -19,6 +21,7 @@ _NOISE = (
     r"\.? ?Got value: (Namespace|\{).*",
     r"Given value type: .*",
 )
+_TRUTHS = ("true", "false", "yes", "no")
 _LACKS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
 _NO_PATH = re.compile(r"Expected a dot import path string: (\w+)")
@@ -37,6 +40,23 @@ class BriefParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is telling in a parser's message."""
         raise ConfigError(brief(message)) from ex
+
+
+def with_bare_flags(function: Callable[..., object], words: Sequence[str]) -> list[str]:
+    """The words of a command line with ``true`` after every flag that stands alone.
+
+    Args:
+        function: What the command calls; its parameters of type bool are flags.
+        words: What the user wrote, for example ``shards --verify``.
+    """
+    if not isroutine(function):
+        return list(words)
+    flags = {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool}
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in flags and after.lower() not in _TRUTHS else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 def brief(message: object, written: Written | None = None) -> str:

@@ -108,7 +108,7 @@ def _on_cluster(plans: Sequence[ShardPlan], job: Job, address: str) -> Iterator[
         deaths: dict[str, dict[int, int]] = {plan.name: {} for plan in plans}
         running: dict[Future, ShardPlan] = {client.submit(fill_shard, plan, job, pure=False): plan for plan in plans}
         try:
-            finished = as_completed(running)
+            finished = as_completed(running, loop=client.loop)
             for future in finished:
                 plan = running.pop(future)
                 try:
