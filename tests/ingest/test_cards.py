@@ -157,7 +157,7 @@ def test_a_card_that_is_none(tmp_path, text):
 
 
 def test_a_missing_card_lists_those_that_come_along():
-    with pytest.raises(CardError, match="ct_rate, .*own_dicom, own_nifti, phantom"):
+    with pytest.raises(CardError, match=r"ct_rate, .*own_dicom, own_nifti, phantom"):
         load_card("phantm")
 
 
