@@ -18,7 +18,10 @@ from lightning.pytorch.plugins import CheckpointIO
 from omegaconf.errors import OmegaConfBaseException
 
 from ctgrounding.data.datamodule import ShardDataModule
+from ctgrounding.data.report_text import ReportText
 from ctgrounding.errors import ConfigError, CTGroundingError
+from ctgrounding.evaluation.protocols import load as load_protocol
+from ctgrounding.evaluation.protocols import names as protocols
 from ctgrounding.noise import silence
 from ctgrounding.parsing import brief
 from ctgrounding.tasks.callbacks import SaveOnSignal
@@ -119,6 +122,18 @@ class TrainerCLI(LightningCLI):
         )
         return parser
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 (Lightning's own signature)
+        """Give ``test`` the choice of a published evaluation."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "test":
+            parser.add_argument(
+                "--protocol", type=str | None, default=None, help=f"Evaluate as published: {', '.join(protocols())}."
+            )
+            parser.add_argument(
+                "--scan_list", type=Path | None, default=None, help="Scan ids, one a line, if a protocol needs them."
+            )
+        return parser
+
     def _parse_ckpt_path(self) -> None:
         """Leave the parsed config alone: hyper-parameters in a checkpoint never override the command line."""
 
@@ -126,6 +141,8 @@ class TrainerCLI(LightningCLI):
         """Find the checkpoint that an evaluation should use, and look whether the one asked for is there."""
         command = self.config.subcommand
         config = self.config[command]
+        if config.get("protocol"):
+            _word_reports(config, config["protocol"])
         asked = config.get("ckpt_path")
         if asked in _CHOSEN_BY_LIGHTNING:
             return
@@ -145,6 +162,9 @@ class TrainerCLI(LightningCLI):
         """Hand the run's configuration to the task, which keeps it in checkpoints."""
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self.model.run_config = dumped[self.config.subcommand]
+        chosen = self.config[self.config.subcommand]
+        if chosen.get("protocol"):
+            self.model.use_protocol(chosen["protocol"], chosen["scan_list"])
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         folder = Path(config.get("default_root_dir") or "runs/default")
@@ -180,6 +200,17 @@ class ParseOnlyCLI(TrainerCLI):
 def _with_whole_checkpoints(plugins: Any) -> list[Any]:  # noqa: ANN401 (plugins have no common type)
     given = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, WholeCheckpoints()]
+
+
+def _word_reports(config: Any, protocol: str) -> None:  # noqa: ANN401 (jsonargparse's namespaces have no type)
+    """Make reports of the sections that a protocol's queries are made of."""
+    sections = load_protocol(protocol).report_sections
+    if sections is None:
+        return
+    key = "data.report_text"
+    if config.get(key) is None:
+        config[f"{key}.class_path"] = f"{ReportText.__module__}.{ReportText.__qualname__}"
+    config[f"{key}.init_args.sections"] = list(sections)
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:

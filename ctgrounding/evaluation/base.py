@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Shaped
 
-from ctgrounding.evaluation.rows import Rows
+from ctgrounding.errors import ConfigError
+from ctgrounding.evaluation.rows import Rows, Table
 from ctgrounding.functional.bootstrap import Bootstrap, Interval, Method, Statistic, draw_clusters
 from ctgrounding.types import Batch, Encoded
 
@@ -65,12 +66,18 @@ class Evaluator(ABC):
 
     Attributes:
         requires: Batch keys and readouts that it reads.
+        wants_validation: Whether it chooses something, such as thresholds, on validation patients first.
+        prefix: Stands before the names of its numbers; a published protocol's name, for example.
     """
 
     requires: ClassVar[frozenset[str]]
+    wants_validation: bool = False
+    prefix: str = ""
 
     def __init__(self) -> None:
         self.rows = Rows()
+        self.validation = Rows()
+        self.label_names: tuple[str, ...] = ()
 
     def fixed_texts(self) -> Sequence[str]:
         """Texts that it needs besides those of a batch; ``encoded.planned_text`` points at their vectors."""
@@ -83,6 +90,44 @@ class Evaluator(ABC):
     def reset(self) -> None:
         """Forget all rows, before another pass over the data."""
         self.rows = Rows()
+        self.validation = Rows()
+
+    def use_label_names(self, names: Sequence[str]) -> None:
+        """Take the names of the batches' label columns; kept over resets.
+
+        Raises:
+            ConfigError: If it needs a column that is not among them.
+        """
+        self.label_names = tuple(names)
+
+    def update_validation(self, encoded: Encoded, batch: Batch) -> None:
+        """Add validation scans, on which it chooses what it must not choose on the evaluated ones.
+
+        Raises:
+            ConfigError: As :meth:`update` does.
+            BatchError: As :meth:`update` does.
+        """
+        evaluated, self.rows = self.rows, self.validation
+        try:
+            self.update(encoded, batch)
+        finally:
+            self.rows = evaluated
+
+    def validation_table(self) -> Table:
+        """All ranks' validation rows; a collective the first time.
+
+        Raises:
+            ConfigError: If a patient is among the evaluated ones too.
+        """
+        chosen_on, judged_on = self.validation.table(), self.rows.table()
+        if len(chosen_on) and len(judged_on):
+            both = set(chosen_on.array("patient").tolist()) & set(judged_on.array("patient").tolist())
+            if both:
+                raise ConfigError(
+                    f"{len(both)} patients are among the validation scans and among the evaluated ones, so thresholds "
+                    "would be chosen on what they are judged on. Give other validation patients."
+                )
+        return chosen_on
 
     @abstractmethod
     def update(self, encoded: Encoded, batch: Batch) -> None:

@@ -28,6 +28,7 @@ class Cases:
         columns: What the columns are: classes, depths of a recall, or one unnamed.
         values: One row a case; NaN where it takes no part.
         labels: For ``auroc``: 1, 0, or -1 where unknown.
+        has_mean: Whether the mean over columns is a number of its own.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Cases:
     columns: list[str]
     values: Float64[np.ndarray, "n K"]
     labels: Int64[np.ndarray, "n K"] | None = None
+    has_mean: bool = True
 
     def identities(self) -> list[tuple[str, int]]:
         """Scan and place within the scan of each case: the same case in another run has the same."""
@@ -73,6 +75,7 @@ class Cases:
             "columns": self.columns,
             "values": [[None if np.isnan(value) else value for value in row] for row in self.values.tolist()],
             "labels": None if self.labels is None else self.labels.tolist(),
+            "has_mean": self.has_mean,
         }
 
     @classmethod
@@ -83,7 +86,7 @@ class Cases:
         labels = None if values["labels"] is None else np.array(values["labels"], dtype=np.int64).reshape(shape)
         patients = np.array(values["patients"], dtype=np.int64)
         head = (values["name"], values["kind"], values["lower_is_better"], list(values["scans"]), patients)
-        return cls(*head, list(values["columns"]), rows, labels)
+        return cls(*head, list(values["columns"]), rows, labels, values.get("has_mean", True))
 
 
 def mean_cases(
@@ -93,7 +96,9 @@ def mean_cases(
     values: Float64[np.ndarray, "n K"],
     *,
     lower_is_better: bool = False,
+    has_mean: bool = True,
 ) -> dict[str, Any]:
     """Cases of means as JSON values, one for each row of a table with a column ``patient``."""
-    cases = Cases(name, "mean", lower_is_better, table.keys, table.array("patient"), list(columns), values)
+    patients = table.array("patient")
+    cases = Cases(name, "mean", lower_is_better, table.keys, patients, list(columns), values, None, has_mean)
     return cases.to_json()

@@ -104,9 +104,10 @@ def compare(run_a: str | Path, run_b: str | Path, resampling: Resampling | None 
         pair = _paired(first[name], second[name], notes)
         if pair is None:
             continue
-        overall.extend(_differences(*pair, how, together=True))
-        single.extend(_differences(*pair, how, together=False) if len(pair[0].columns) > 1 else [])
-    if not overall:
+        overall.extend(_differences(*pair, how, together=True) if pair[0].has_mean else [])
+        is_split = len(pair[0].columns) > 1 or not pair[0].has_mean
+        single.extend(_differences(*pair, how, together=False) if is_split else [])
+    if not overall and not single:
         raise ConfigError(f"{run_a} and {run_b} have no evaluated case in common. Test both on the same data.")
     return Comparison((*overall, *single), tuple(notes), how.described() + ", paired; Holm's correction over columns")
 
@@ -170,7 +171,8 @@ def _differences(first: Cases, second: Cases, how: Resampling, *, together: bool
     values = [statistic(every).mean(1) if macro else statistic(every)[0] for statistic in (one, other)]
     p = _p_values(boot)
     corrected = holm(p)
-    names = ["mean"] if macro else first.columns if len(first.columns) > 1 else [""]
+    is_only = first.has_mean and len(first.columns) == 1
+    names = ["mean"] if macro else [""] if is_only else first.columns
     return [
         Difference(
             name=first.name,

@@ -17,12 +17,14 @@ from ctgrounding.evaluation.depth_groups import (
     ANY_ORGAN,
     depth_prior,
     fraction_of_scan,
+    groups,
     rows_by_scan,
     small_lesions,
     strata,
 )
 from ctgrounding.evaluation.examples import Examples, coronal_of, packed_image
 from ctgrounding.evaluation.rows import Rows, Table
+from ctgrounding.evaluation.selection import Selection
 from ctgrounding.evaluation.snippets import BatchSnippets, extent_mm
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.types import Batch, Encoded
@@ -42,7 +44,8 @@ class SnippetDepth(Evaluator):
     Four answers that do not read the sentence, or read it without looking, stand beside it: the *middle*
     of the scan; a *random* real bin, whose error is its exact expectation; an *untrained* twin of the model
     where the task feeds one; and the *organ prior*, the training mean of the place of the organ that the
-    snippet names, as a fraction of the scan.
+    snippet names, as a fraction of the scan. A fifth, *zero-shot*, is what the model says through heads that
+    were trained on whole scans only, as RadFinder scores a model without localization.
 
     Args:
         image_head: Head of the ``depth`` readout.
@@ -52,6 +55,9 @@ class SnippetDepth(Evaluator):
         resampling: Of the intervals, by patient.
         examples: Scans that are shown; chosen by name, not by success.
         seed: Of the choice of examples.
+        zero_shot_heads: Image and text head of the zero-shot baseline; the image head must take depth rows. None
+            leaves it out.
+        selection: Which scans take part.
 
     Raises:
         ConfigError: If the temperature is not positive or the label set does not exist.
@@ -72,6 +78,7 @@ class SnippetDepth(Evaluator):
             "spacing_mm",
             "origin_mm",
             "patient",
+            "study",
             "texts",
             "depth",
         }
@@ -86,8 +93,11 @@ class SnippetDepth(Evaluator):
         resampling: Resampling | None = None,
         examples: int = 12,
         seed: int = 0,
+        zero_shot_heads: tuple[str, str] | None = None,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
+        self.zero_shot_heads, self.selection = zero_shot_heads, selection or Selection()
         if temperature <= 0:
             raise ConfigError(
                 f"A temperature of {temperature} gives no probabilities. Use a positive one, such as 0.1."
@@ -108,8 +118,9 @@ class SnippetDepth(Evaluator):
         self._prior = dict(prior)
 
     def reads(self) -> Reads:
-        """The ``depth`` readout and the snippets."""
-        return Reads(frozenset({("depth", self.image_head)}), frozenset({self.text_head}))
+        """The ``depth`` readout and the snippets, through each pair of heads."""
+        pairs = [(self.image_head, self.text_head), *([self.zero_shot_heads] if self.zero_shot_heads else [])]
+        return Reads(frozenset(("depth", image) for image, _ in pairs), frozenset(text for _, text in pairs))
 
     def reset(self) -> None:
         """Forget all rows and examples, not the prior."""
@@ -130,6 +141,7 @@ class SnippetDepth(Evaluator):
         self.rows.add(
             snippets.keys,
             predicted_mm=torch.from_numpy(snippets.chosen_mm(scores)),
+            zero_shot_mm=torch.from_numpy(self._zero_shot_mm(snippets, encoded)),
             target_mm=torch.from_numpy(snippets.target_mm),
             inside=torch.from_numpy(snippets.inside),
             middle_mm=torch.from_numpy(snippets.middle_mm),
@@ -139,19 +151,26 @@ class SnippetDepth(Evaluator):
             organ=batch["snippet_organ"],
             size_mm=batch["snippet_size_mm"],
             patient=batch["patient"].cpu()[torch.from_numpy(snippets.scan)],
+            study=batch["study"].cpu()[torch.from_numpy(snippets.scan)],
         )
         for place in np.flatnonzero(snippets.inside):
             self._examples.offer(snippets.keys[place], partial(self._example, snippets, scores, batch, int(place)))
+
+    def _zero_shot_mm(self, snippets: BatchSnippets, encoded: Encoded) -> NDArray[np.float64]:
+        if self.zero_shot_heads is None:
+            return np.full(len(snippets.keys), np.nan)
+        return snippets.chosen_mm(snippets.scores(encoded, *self.zero_shot_heads))
 
     def update_untrained(self, encoded: Encoded, batch: Batch) -> None:
         """Add what an untrained twin of the model says of the batch that ``update`` got."""
         snippets = BatchSnippets(encoded, batch)
         scores = snippets.scores(encoded, self.image_head, self.text_head)
-        self._untrained.add(snippets.keys, predicted_mm=torch.from_numpy(snippets.chosen_mm(scores)))
+        study = batch["study"].cpu()[torch.from_numpy(snippets.scan)]
+        self._untrained.add(snippets.keys, predicted_mm=torch.from_numpy(snippets.chosen_mm(scores)), study=study)
 
     def compute(self) -> dict[str, float]:
         """Errors in mm of the model and of the baselines, with intervals."""
-        everything = self.rows.table()
+        everything = self._rows()
         errors = self._errors(everything)
         inside = everything.array("inside") if len(everything) else np.zeros(0, dtype=bool)
         prefix = "snippet_localization"
@@ -186,7 +205,7 @@ class SnippetDepth(Evaluator):
 
     def results(self) -> Mapping[str, Any]:
         """Errors by stratum, their histogram and course over depth, and examples with pictures."""
-        everything = self.rows.table()
+        everything = self._rows()
         errors = self._errors(everything)
         examples = self._examples.gathered()
         shown = {
@@ -196,6 +215,7 @@ class SnippetDepth(Evaluator):
                 "error": "distance in mm to the middle of the named slice's depth interval",
                 "random": "exact expectation over the scan's real bins",
                 "organ_prior": "training mean of the named organ's depth as a fraction of the scan",
+                "scans": self.selection.described(),
                 "resampled unit": self.resampling.described(),
                 "examples": "chosen by a hash of the scan's name, before any result was known",
             },
@@ -210,13 +230,24 @@ class SnippetDepth(Evaluator):
             "strata": strata(table, errors, self._names),
             "examples": examples,
             "cases": [
-                mean_cases("snippet_localization/mae_mm", table, [""], errors["model"][:, None], lower_is_better=True)
+                mean_cases("snippet_localization/mae_mm", table, [""], errors["model"][:, None], lower_is_better=True),
+                self._by_group(table, errors["model"]),
             ],
         }
 
+    def _by_group(self, table: Table, errors: NDArray[np.float64]) -> dict[str, Any]:
+        """The model's errors with a column for each group, NaN where a snippet is not in it."""
+        chosen = groups(table, self._names)
+        values = np.stack([np.where(is_in, errors, np.nan) for is_in in chosen.values()], axis=1)
+        name = "snippet_localization/mae_mm of"
+        return mean_cases(name, table, list(chosen), values, lower_is_better=True, has_mean=False)
+
+    def _rows(self) -> Table:
+        return self.selection.of(self.rows.table())
+
     def _errors(self, table: Table) -> dict[str, Float64[np.ndarray, "R"]]:
         """Absolute error of each answer for the snippets inside their scans; the model's comes first."""
-        twin = self._untrained.table()
+        twin = self.selection.of(self._untrained.table())
         if not len(table) or not table.array("inside").any():
             return {}
         target, low, high = (table.array(name) for name in ("target_mm", "low_mm", "high_mm"))
@@ -229,6 +260,8 @@ class SnippetDepth(Evaluator):
             if twin.keys != table.keys:
                 raise BatchError("The untrained twin was fed other snippets than the model. Feed it the same batches.")
             errors["untrained"] = np.abs(twin.array("predicted_mm") - target)
+        if self.zero_shot_heads is not None:
+            errors["zero_shot"] = np.abs(table.array("zero_shot_mm") - target)
         if self._prior is not None:
             other = self._prior.get(ANY_ORGAN, 0.5)
             fraction = np.array([self._prior.get(organ, other) for organ in table.array("organ").tolist()])

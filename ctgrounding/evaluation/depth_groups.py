@@ -46,14 +46,14 @@ def small_lesions(errors: Mapping[str, NDArray[np.float64]], size_mm: NDArray[np
     return numbers
 
 
-def strata(table: Table, errors: Mapping[str, NDArray[np.float64]], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Errors of groups of snippets: by stated size, length of the scan, and organ named."""
+def groups(table: Table, names: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
+    """Groups of snippets by name: by stated size, length of the scan, and organ named; empty ones left out."""
     length, size, organ = (
         table.array("high_mm") - table.array("low_mm"),
         table.array("size_mm"),
         table.array("organ"),
     )
-    groups = {
+    found = {
         "All snippets": np.ones(len(table), dtype=bool),
         "Stated size under 20 mm": size < SMALL_LESION_MM,
         "Stated size from 20 mm": size >= SMALL_LESION_MM,
@@ -61,19 +61,26 @@ def strata(table: Table, errors: Mapping[str, NDArray[np.float64]], names: Mappi
         "Scan over 300 mm long": length > LONG_SCAN_MM,
         "No organ named": organ == ANY_ORGAN,
     }
-    groups |= {
+    found |= {
         label_sets.spoken(names.get(label, f"label {label}")).capitalize(): organ == label
         for label in sorted(set(organ.tolist()) - {ANY_ORGAN})
     }
+    return {name: chosen for name, chosen in found.items() if chosen.any()}
+
+
+def strata(table: Table, errors: Mapping[str, NDArray[np.float64]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Errors of each group of snippets."""
     return [
         {
             "name": name,
             "snippets": int(chosen.sum()),
+            "scans": len({key for key, is_in in zip(table.keys, chosen.tolist(), strict=True) if is_in}),
             "median_mm": float(np.median(errors["model"][chosen])),
+            "within_12_mm": float((errors["model"][chosen] <= 12.0).mean()),
+            "within_24_mm": float((errors["model"][chosen] <= 24.0).mean()),
             "mae_mm": {answer: float(values[chosen].mean()) for answer, values in errors.items()},
         }
-        for name, chosen in groups.items()
-        if chosen.any()
+        for name, chosen in groups(table, names).items()
     ]
 
 

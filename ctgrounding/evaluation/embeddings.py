@@ -2,11 +2,13 @@
 
 A folder holds, for each rank, ``part-*.safetensors`` with the embeddings of one batch each, ``texts-*.safetensors``
 with the evaluators' own sentences, and ``index-*.parquet``, one row a scan: where its embeddings stand.
-The index is written last, so a folder without one is unfinished.
+The index is written last, so a folder without one is unfinished. ``about.json`` names the label columns, the heads of
+the run's evaluators, the checkpoint, and what training knows of the scans.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +18,12 @@ from torch import Tensor
 from ctgrounding import distributed
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads
+from ctgrounding.evaluation.protocols.build import Heads
 from ctgrounding.evaluation.rows import scan_keys
 from ctgrounding.types import Batch, Encoded
 
 FORMAT = "ctgrounding embeddings 1"
+ABOUT = "about.json"
 _STRINGS = ("scan_id", "study_id", "patient_id", "dataset", "texts")
 _LEFT_OUT = ("volume", "organs", "tokens", "token_mask", *_STRINGS)
 _ENCODED = ("depth_valid", "depth_mm", "organ_scan", "organ_class", "organ_visible")
@@ -32,12 +36,19 @@ class EmbeddingWriter:
         folder: New or empty.
         evaluators: By name; their readouts, heads and fixed texts are saved.
         reads: Further embeddings to save, for uses of one's own.
+        about: Plain values that tell a later evaluation where the embeddings come from.
 
     Raises:
         ConfigError: If the folder holds embeddings already, or there is nothing to save.
     """
 
-    def __init__(self, folder: str | Path, evaluators: Mapping[str, Evaluator], reads: Reads | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        evaluators: Mapping[str, Evaluator],
+        reads: Reads | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self.evaluators = Path(folder), dict(evaluators)
         every = [reads or Reads(), *(evaluator.reads() for evaluator in self.evaluators.values())]
         self.image = sorted(frozenset[tuple[str, str]]().union(*(item.image for item in every)))
@@ -51,6 +62,9 @@ class EmbeddingWriter:
         if self._named("index", "parquet").exists():
             raise ConfigError(f"{self.folder} holds embeddings already. Name another folder, or remove this one first.")
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            facts = {**(about or {}), "heads": asdict(Heads.of(self.evaluators.values()))}
+            (self.folder / ABOUT).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def add(self, encoded: Mapping[str, Encoded], batch: Batch) -> None:
         """Save a batch.

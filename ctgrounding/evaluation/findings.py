@@ -1,11 +1,12 @@
 """Findings asked as pairs of sentences, of the organ in which they lie and of the whole scan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ctgrounding import label_sets
@@ -13,13 +14,16 @@ from ctgrounding import questions as question_lists
 from ctgrounding.errors import BatchError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import Cases
+from ctgrounding.evaluation.curves import curves
+from ctgrounding.evaluation.operating import NUMBERS, OperatingPoint, Scored
 from ctgrounding.evaluation.prompts import Ensembles, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
-from ctgrounding.functional.auroc import auroc, average_precision, precision_recall_curve, roc_curve
+from ctgrounding.evaluation.thresholds import Rule
+from ctgrounding.functional.auroc import auroc, average_precision
 from ctgrounding.functional.bootstrap import Interval
 from ctgrounding.types import Batch, Encoded
 
-READOUTS = ("organ", "global")
+Area = Callable[..., Float64[np.ndarray, "r Q"]]
 
 
 class ZeroShotFindings(Evaluator):
@@ -30,6 +34,9 @@ class ZeroShotFindings(Evaluator):
     each of them that the scan shows, and the highest counts; a scan that shows none of them takes no part
     in that score. The score of the global readout stands beside it, for all scans and for the same scans.
     A finding counts where it has enough positives and enough negatives.
+
+    Where the task feeds validation patients too, as ``test`` does, thresholds and a calibration are fitted on
+    them, and F1, balanced accuracy and calibration error are reported for the evaluated ones.
 
     Args:
         questions: Packaged list of questions or a YAML file; the labels of the batch have its order.
@@ -42,12 +49,15 @@ class ZeroShotFindings(Evaluator):
         label_set: Organ label set of the masks.
         min_cases: Least number of positives and of negatives of a finding that counts.
         resampling: Of the intervals, by patient.
+        threshold_rule: How thresholds are chosen on validation patients, see
+            :func:`ctgrounding.evaluation.thresholds.choose_thresholds`.
 
     Raises:
         ConfigError: If the list or the label set does not exist or names an unknown organ.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"labels", "patient", "global", "organ"})
+    wants_validation = True
 
     def __init__(
         self,
@@ -60,8 +70,10 @@ class ZeroShotFindings(Evaluator):
         label_set: str = "total_v2",
         min_cases: int = 8,
         resampling: Resampling | None = None,
+        threshold_rule: Rule = "youden",
     ) -> None:
         super().__init__()
+        self.threshold_rule: Rule = threshold_rule
         self.question_list, self.questions = questions, question_lists.load(questions)
         self.image_head, self.text_head = image_head, text_head
         self.organ_image_head, self.organ_text_head = organ_image_head, organ_text_head
@@ -147,11 +159,10 @@ class ZeroShotFindings(Evaluator):
         if counted.any():
             numbers |= self._macro("findings/auroc_macro", scores["main"], labels["main"], counted)
             numbers |= self._macro("findings/global_auroc_macro", scores["global"], labels["global"], counted)
-            precision = average_precision(scores["main"], labels["main"])[0, counted]
-            numbers["findings/auprc_macro"] = float(precision.mean())
+            numbers |= self._macro("findings/auprc_macro", scores["main"], labels["main"], counted, average_precision)
         if located.any():
             numbers |= self._macro("findings/organ_auroc_macro", scores["main"], labels["main"], located)
-        return numbers
+        return numbers | self._judged(table, counted)
 
     def results(self) -> Mapping[str, Any]:
         """A row a finding with intervals, case numbers and curves, and the protocol."""
@@ -165,11 +176,34 @@ class ZeroShotFindings(Evaluator):
                 "ensemble": f"up to {max((len(q.positive) for q in self.questions), default=0)} sentence pairs, mean",
                 "organ readout": "highest over the finding's visible organs; scans that show none are left out",
                 "a finding counts from": f"{self.min_cases} positives and {self.min_cases} negatives",
+                "thresholds": f"{self.threshold_rule}, chosen on validation patients; so is the map to probabilities",
                 "intervals": self.resampling.described(),
             },
             "classes": self._class_rows(table) if len(table) else [],
+            "calibration": self._calibration(table) if len(table) else None,
             "cases": self._comparable(table) if len(table) else [],
         }
+
+    def _operating(self) -> OperatingPoint | None:
+        """Thresholds and probabilities by validation patients; None without any."""
+        table = self.validation_table()
+        return OperatingPoint.fitted(self._scored(table), self.threshold_rule) if len(table) else None
+
+    def _scored(self, table: Table) -> Scored:
+        labels, scores = self._cases(table)
+        return Scored(scores["main"], labels["main"], table.array("patient"))
+
+    def _judged(self, table: Table, counted: NDArray[np.bool_]) -> dict[str, float]:
+        point = self._operating()
+        if point is None:
+            return {}
+        among = OperatingPoint(np.where(counted, point.thresholds, np.nan), point.platt, point.patients)
+        numbers = among.judged(NUMBERS, self._scored(table), self.resampling)
+        return {f"findings/{name}": value for name, value in numbers.items()}
+
+    def _calibration(self, table: Table) -> dict[str, Any] | None:
+        point = self._operating()
+        return None if point is None else point.calibration(self._scored(table))
 
     def _comparable(self, table: Table) -> list[dict[str, Any]]:
         """Scores and labels of the findings that count, for comparison with another run."""
@@ -197,6 +231,8 @@ class ZeroShotFindings(Evaluator):
         main, whole = (self._interval(scores[key], labels[key]) for key in ("main", "global"))
         same = auroc(scores["global"], labels["main"])[0]
         precision = average_precision(scores["main"], labels["main"])[0]
+        point = self._operating()
+        judged = [] if point is None else point.rows(self._scored(table))
         return [
             {
                 "name": question.name,
@@ -213,7 +249,8 @@ class ZeroShotFindings(Evaluator):
                 "global_auroc_ci": [float(whole.low[column]), float(whole.high[column])],
                 "global_auroc_same_scans": float(same[column]),
                 "draws_without_value": int(main.undefined[column]),
-                **_curves(scores["main"][:, column], labels["main"][:, column]),
+                **curves(scores["main"][:, column], labels["main"][:, column]),
+                **(judged[column] if judged else {}),
             }
             for column, question in enumerate(self.questions)
         ]
@@ -225,16 +262,21 @@ class ZeroShotFindings(Evaluator):
         main = np.where(has_organs, organ, whole)
         return {"main": np.where(np.isnan(main), -1, truth), "global": truth}, {"main": main, "global": whole}
 
-    def _counted(self, labels: Int64[np.ndarray, "R Q"]) -> np.ndarray:
+    def _counted(self, labels: Int64[np.ndarray, "R Q"]) -> NDArray[np.bool_]:
         fewest = np.minimum((labels == 0).sum(0), (labels == 1).sum(0))
-        counted: np.ndarray = fewest >= self.min_cases
+        counted: NDArray[np.bool_] = fewest >= self.min_cases
         return counted
 
     def _macro(
-        self, name: str, scores: Float[np.ndarray, "R Q"], labels: Int64[np.ndarray, "R Q"], counted: np.ndarray
+        self,
+        name: str,
+        scores: Float[np.ndarray, "R Q"],
+        labels: Int64[np.ndarray, "R Q"],
+        counted: NDArray[np.bool_],
+        area: Area = auroc,
     ) -> dict[str, float]:
         def macro(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
-            areas: np.ndarray = auroc(scores[:, counted], labels[:, counted], weights).mean(1, keepdims=True)
+            areas: NDArray[np.float64] = area(scores[:, counted], labels[:, counted], weights).mean(1, keepdims=True)
             return areas
 
         interval = self.resampling.interval(macro, self.rows.table().array("patient"))
@@ -244,18 +286,3 @@ class ZeroShotFindings(Evaluator):
     def _interval(self, scores: Float[np.ndarray, "R Q"], labels: Int64[np.ndarray, "R Q"]) -> Interval:
         patients = self.rows.table().array("patient")
         return self.resampling.interval(lambda weights: auroc(scores, labels, weights), patients)
-
-
-def _curves(scores: Float[np.ndarray, "R"], labels: Int64[np.ndarray, "R"]) -> dict[str, Any]:
-    """ROC and precision-recall points, thinned to what a page can show."""
-    false, true, _ = roc_curve(scores, labels)
-    precision, recall, _ = precision_recall_curve(scores, labels)
-    return {
-        "roc": [_thinned(false), _thinned(true)],
-        "precision_recall": [_thinned(recall), _thinned(precision)],
-    }
-
-
-def _thinned(values: Float64[np.ndarray, "k"], most: int = 100) -> list[float]:
-    index = np.unique(np.linspace(0, max(0, len(values) - 1), num=min(most, len(values))).round().astype(int))
-    return [round(float(value), 5) for value in values[index]]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 BUILT_ON: Mapping[str, str] = {
+    "ct_rate_fixed": "ct_rate",
     "radgenome": "ct_rate",
     "radgenome_chest_ct": "ct_rate",
     "rexgroundingct": "ct_rate",

@@ -28,7 +28,8 @@ class RunResults:
         metrics: Numbers by full name.
         sections: Each evaluator's results by its name in the config.
         about: What was evaluated: ``title``, ``split``, ``checkpoint``, ``command``, ``config`` (YAML text),
-            ``versions`` (library to version), ``warnings`` (sentences); all optional.
+            ``versions`` (library to version), ``warnings`` (sentences), ``protocol`` (name, source, departures); all
+            optional.
     """
 
     metrics: dict[str, float]
@@ -73,12 +74,18 @@ def evaluated(evaluators: Mapping[str, Evaluator], about: Mapping[str, Any] | No
     metrics: dict[str, float] = {}
     sections = {}
     for name, evaluator in evaluators.items():
-        numbers = evaluator.compute()
+        numbers = {evaluator.prefix + key: value for key, value in evaluator.compute().items()}
         if both := sorted(set(numbers) & set(metrics)):
             raise ConfigError(f"Two evaluators give '{both[0]}'; the second is '{name}'. Keep one of them.")
         metrics |= numbers
-        sections[name] = dict(evaluator.results())
+        sections[name] = _named(dict(evaluator.results()), evaluator.prefix)
     return RunResults(metrics, sections, dict(about or {}))
+
+
+def _named(section: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A section whose cases bear the protocol's name too, so that runs of two protocols are never paired."""
+    cases = [{**item, "name": prefix + item["name"]} for item in section.get("cases", ())]
+    return {**section, "prefix": prefix, "cases": cases} if prefix else section
 
 
 def library_versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.rows import Table, scan_keys
+from ctgrounding.evaluation.selection import Selection
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.functional.ranks import Ranks, TieRule, retrieval_ranks, top_candidates
 from ctgrounding.types import Batch, Encoded
@@ -42,6 +43,7 @@ class ReportRetrieval(Evaluator):
         ties: Rank of a scan that scores the same as others. Recall shares the places among them.
         resampling: Of the intervals, by patient of the query.
         examples: Queries shown with their first answers; chosen by name, not by success.
+        selection: Which scans take part.
 
     Raises:
         ConfigError: If a ``k`` is not positive, or a rule is not known.
@@ -52,7 +54,9 @@ class ReportRetrieval(Evaluator):
         {'report_to_scan/pool': 0.0, 'scan_to_report/pool': 0.0}
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"report_text", "report_group", "patient", "texts", "global"})
+    requires: ClassVar[frozenset[str]] = frozenset(
+        {"report_text", "report_group", "patient", "study", "texts", "global"}
+    )
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class ReportRetrieval(Evaluator):
         ties: TieRule = "expected",
         resampling: Resampling | None = None,
         examples: int = 6,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
         if not k or min(k) < 1:
@@ -72,7 +77,7 @@ class ReportRetrieval(Evaluator):
         self.image_head, self.text_head = image_head, text_head
         self.k, self.duplicates, self.ties = tuple(k), duplicates, ties
         self.resampling = resampling or Resampling()
-        self.examples = examples
+        self.examples, self.selection = examples, selection or Selection()
 
     def reads(self) -> Reads:
         """The ``global`` readout and the report."""
@@ -90,6 +95,7 @@ class ReportRetrieval(Evaluator):
             text=encoded.texts(rows, self.text_head),
             group=batch["report_group"].cpu()[has_report],
             patient=batch["patient"].cpu()[has_report],
+            study=batch["study"].cpu()[has_report],
             report=[batch["texts"][row] for row in rows.tolist()],
         )
 
@@ -120,6 +126,7 @@ class ReportRetrieval(Evaluator):
             "title": "Retrieval",
             "protocol": {
                 "score": f"cosine of global readout (head {self.image_head}) and report (head {self.text_head})",
+                "scans": self.selection.described(),
                 "duplicates": f"{self.duplicates}: {_DUPLICATES[self.duplicates]}",
                 "ties": self.ties,
                 "intervals": self.resampling.described(),
@@ -158,7 +165,7 @@ class ReportRetrieval(Evaluator):
         }
 
     def _pool(self) -> Table:
-        table = self.rows.table()
+        table = self.selection.of(self.rows.table())
         return table.take(_first_of_each(table)) if len(table) and self.duplicates == "distinct" else table
 
     def _examples(self) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Embeddings from disk: evaluators fed without a model, from what ``predict`` left."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,10 @@ from torch import Tensor
 from ctgrounding import distributed
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator
+from ctgrounding.evaluation.embeddings import ABOUT
 from ctgrounding.types import Batch, Encoded
+
+EncodeTexts = Callable[[Sequence[str], str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,18 @@ class SavedEmbeddings:
         }
 
     @property
+    def about(self) -> dict[str, Any]:
+        """Where the embeddings come from: ``label_names``, ``heads``, ``checkpoint``, ``warnings``, as far as noted."""
+        path = self.folder / ABOUT
+        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return noted
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the datasets that the scans belong to, sorted."""
+        return sorted({scan.partition("/")[0] for scan in self._place})
+
+    @property
     def scans(self) -> list[str]:
         """Names of all scans, with their dataset, sorted."""
         return sorted(self._place)
@@ -112,40 +127,53 @@ class SavedEmbeddings:
             rows: Tensor = file.get_slice(name)[row : row + 1]
         return rows[0]
 
-    def feed(self, evaluators: Mapping[str, Evaluator]) -> None:
+    def feed(
+        self, evaluators: Mapping[str, Evaluator], encode: EncodeTexts | None = None, as_validation: bool = False
+    ) -> None:
         """Give every evaluator this rank's share of the batches.
 
         Args:
             evaluators: By the names they had when the embeddings were saved.
+            encode: Encodes sentences that were not saved, from texts and text head to unit vectors; None makes
+                such a sentence an error.
+            as_validation: Whether the scans are those on which evaluators choose thresholds.
 
         Raises:
             ConfigError: If an evaluator needs what was not saved.
         """
-        fixed = {role: self._fixed(role, evaluator) for role, evaluator in evaluators.items()}
+        chosen = {role: item for role, item in evaluators.items() if item.wants_validation or not as_validation}
+        fixed = {role: self._fixed(role, evaluator, encode) for role, evaluator in chosen.items()}
         for part in self._parts()[distributed.rank() :: distributed.world_size()]:
             encoded, batch = self._load(part)
-            for role, evaluator in evaluators.items():
-                evaluator.update(_with_fixed(encoded, fixed[role]), batch)
+            for role, evaluator in chosen.items():
+                update = evaluator.update_validation if as_validation else evaluator.update
+                update(_with_fixed(encoded, fixed[role]), batch)
 
     def batches(self) -> Iterator[tuple[SavedEncoded, Batch]]:
         """Every saved batch, in order, without fixed texts; volumes and tokens are empty."""
         for part in self._parts():
             yield self._load(part)
 
-    def _fixed(self, role: str, evaluator: Evaluator) -> dict[str, Tensor]:
+    def _fixed(self, role: str, evaluator: Evaluator, encode: EncodeTexts | None) -> dict[str, Tensor]:
         from safetensors import safe_open
 
-        wanted, path = list(evaluator.fixed_texts()), min(self.folder.glob("texts-*.safetensors"), default=None)
-        if path is None or not wanted:
+        wanted, heads = list(evaluator.fixed_texts()), sorted(evaluator.reads().text)
+        path = min(self.folder.glob("texts-*.safetensors"), default=None)
+        if not wanted or (path is None and encode is None):
             return {}
-        with safe_open(path, framework="pt") as file:
-            saved = json.loads(file.metadata()["strings"])["texts"].get(role, [])
-            if saved != wanted:
-                new = next((text for text in wanted if text not in saved), "their order")
-                raise ConfigError(
-                    f"Evaluator '{role}' had other texts when {self.folder} was written: {new}. Run predict again."
-                )
-            return {head: file.get_tensor(f"{role}/{head}") for head in sorted(evaluator.reads().text)}
+        if path is not None:
+            with safe_open(path, framework="pt") as file:
+                saved = json.loads(file.metadata()["strings"])["texts"].get(role, [])
+                if saved == wanted:
+                    return {head: file.get_tensor(f"{role}/{head}") for head in heads}
+        else:
+            saved = []
+        if encode is not None:
+            return {head: encode(wanted, head) for head in heads}
+        new = next((text for text in wanted if text not in saved), "their order")
+        raise ConfigError(
+            f"Evaluator '{role}' had other texts when {self.folder} was written: {new}. Run predict again."
+        )
 
     def _load(self, part: str) -> tuple[SavedEncoded, Batch]:
         from safetensors import safe_open

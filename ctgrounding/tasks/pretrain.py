@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,9 +24,8 @@ from ctgrounding.errors import CheckpointError
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.evaluation.depth import depth_prior
 from ctgrounding.evaluation.embeddings import EmbeddingWriter
-from ctgrounding.evaluation.leaks import Identity, find_leaks
-from ctgrounding.evaluation.page import write_page
-from ctgrounding.evaluation.results import evaluated, library_versions
+from ctgrounding.evaluation.leaks import Leaks
+from ctgrounding.evaluation.results import evaluated
 from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
@@ -35,6 +34,7 @@ from ctgrounding.tasks.checks import check_fits, check_labels, check_roles, chec
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluating import Evaluation
 from ctgrounding.tasks.gradients import GradientProbe
+from ctgrounding.tasks.held_out import HeldOut, leak_numbers
 from ctgrounding.tasks.meters import PackedMeter
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
@@ -110,6 +110,17 @@ class Pretrain(LightningModule):
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
         self._writer: EmbeddingWriter | None = None
+        self._held_out = HeldOut()
+        self._leaks: Leaks | None = None
+
+    def use_protocol(self, name: str, scan_list: Path | None = None) -> None:
+        """Have ``test`` reproduce a published evaluation with the heads of the configured evaluators.
+
+        Args:
+            name: Of :mod:`ctgrounding.evaluation.protocols`.
+            scan_list: File of scan ids, where the protocol needs one.
+        """
+        self._held_out = HeldOut(name, scan_list)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -124,9 +135,14 @@ class Pretrain(LightningModule):
         """
         data = getattr(self.trainer, "datamodule", None)
         check_spacing(getattr(data, "spacing_mm", None), self.encoder.image)
-        readers: dict[str, object] = {f"model.objectives.{role}": item for role, item in self._roles.items()}
+        if stage == "test":
+            self.evaluation = Evaluation(self._held_out.evaluators(self.evaluation.evaluators, data))
+        trained = self._roles if stage == "fit" else {}
+        readers: dict[str, object] = {f"model.objectives.{role}": item for role, item in trained.items()}
         readers |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}
-        check_labels(getattr(data, "label_names", None), readers)
+        columns = getattr(data, "label_names", None)
+        check_labels(columns, readers)
+        self.evaluation.use_label_names(columns or ())
         # Filling every new tensor is a debugging aid that takes a tenth of a deterministic step on a CPU.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if stage == "fit":
@@ -137,6 +153,9 @@ class Pretrain(LightningModule):
             self._fixed = FixedTexts({role: item.fixed_texts() for role, item in self._roles.items()}, self.tokenizer)
         if stage == "test" and self.untrained_baseline:
             self.evaluation.keep_untrained(copy.deepcopy(self.encoder))
+        if stage in ("validate", "test"):
+            self._leaks = self._held_out.leaks(data, "val" if stage == "validate" else "test")
+            self._held_out.check(data, self._leaks)
 
     def on_fit_start(self) -> None:
         """Refuse what would train silently wrong weights, and say what will be trained."""
@@ -203,7 +222,16 @@ class Pretrain(LightningModule):
         numbers = {f"val/{name}": value for name, value in self.evaluation.compute().items()}
         self.log_dict(numbers, sync_dist=False, rank_zero_only=False)
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self) -> None:
+        """Start a pass; evaluators that choose thresholds see the validation patients first."""
+        self.on_validation_epoch_start()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not self.evaluation.wants_validation or not self._held_out.can_choose_on_validation(data):
+            return
+        with self.trainer.precision_plugin.test_step_context():
+            for batch in data.val_dataloader():
+                moved = self.transfer_batch_to_device(batch, self.device, 0)
+                self.evaluation.update_validation(self.encoder, moved)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Give the batch to every evaluator, with what the untrained model makes of it beside it."""
@@ -211,18 +239,25 @@ class Pretrain(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the numbers and leave numbers and results where a page or a comparison finds them."""
-        results = evaluated(self.evaluation.evaluators, self._about())
+        about = self._held_out.about(self._about("test"), self._leaks)
+        results = evaluated(self.evaluation.evaluators, about)
+        results.metrics.update(leak_numbers(self._leaks))
         self.log_dict(results.metrics, sync_dist=False)
         if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            results.write(folder)
-            write_page(folder)
+            self._held_out.write(results, Path(self.trainer.default_root_dir))
 
     def on_predict_start(self) -> None:
         """Open the folder of embeddings."""
         self.evaluation.begin(self.tokenizer)
-        folder = Path(self.trainer.default_root_dir) / "embeddings"
-        self._writer = EmbeddingWriter(folder, self.evaluation.evaluators)
+        split = (self.run_config or {}).get("data", {}).get("predict_split", "test")
+        folder = Path(self.trainer.default_root_dir) / ("embeddings" if split == "test" else f"embeddings_{split}")
+        data = getattr(self.trainer, "datamodule", None)
+        leaks = self._held_out.leaks(data, "val" if split == "val" else "predict", is_loud=False)
+        about = {
+            **self._held_out.about(self._about(split), leaks),
+            "label_names": list(getattr(data, "label_names", ())),
+        }
+        self._writer = EmbeddingWriter(folder, self.evaluation.evaluators, about=about)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
         """Save what the evaluators read of a batch, and say which scans it held."""
@@ -295,25 +330,13 @@ class Pretrain(LightningModule):
         self.load_state_dict(weights, strict=False)
         self._say(f"Started from {len(weights)} tensors of {path}.")
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self, split: str) -> dict[str, Any]:
         return {
             "title": Path(self.trainer.default_root_dir).name,
-            "split": "test",
+            "split": split,
             "checkpoint": str(self.trainer.ckpt_path),
             "config": yaml.safe_dump(self.run_config, sort_keys=False),
-            "versions": library_versions(),
-            "warnings": self._leaks(),
         }
-
-    def _leaks(self) -> list[str]:
-        """What training knows of the evaluated patients, loudly, where the data module can tell."""
-        known = getattr(getattr(self.trainer, "datamodule", None), "identities", None)
-        if known is None:
-            return []
-        leaks = find_leaks((Identity(*row) for row in known("train")), (Identity(*row) for row in known("test")))
-        for warning in leaks.warnings() if not leaks.is_clean else []:
-            rank_zero_warn(warning)
-        return leaks.warnings()
 
     @rank_zero_only
     def _say(self, message: str) -> None:

@@ -52,6 +52,13 @@ class Snippet:
 
 
 @dataclass
+class Statement:
+    text: str
+    organ: int
+    is_abnormal: bool = True
+
+
+@dataclass
 class Scan:
     name: str
     patient: str
@@ -63,16 +70,21 @@ class Scan:
     labels: tuple[int, ...] = ()
     snippets: tuple[Snippet, ...] = ()
     low_mm: float = 100.0
+    statements: tuple[Statement, ...] = ()
+    study: str = ""
 
 
 def batch_of(scans: list[Scan], fixed_texts=(), text_vectors=vector) -> tuple[Encoded, Batch]:
     """One batch; depth bins have 4 voxels of 3 mm, padded to the longest scan and one more."""
     texts = list(
-        dict.fromkeys([s.report for s in scans if s.report] + [item.text for s in scans for item in s.snippets])
+        dict.fromkeys(
+            [s.report for s in scans if s.report] + [item.text for s in scans for item in (*s.snippets, *s.statements)]
+        )
     )
     every = list(dict.fromkeys([*texts, *fixed_texts]))
     row = {text: place for place, text in enumerate(every)}
     flat = [(place, item) for place, s in enumerate(scans) for item in s.snippets]
+    said = [(place, item) for place, s in enumerate(scans) for item in s.statements]
     organs = [(place, label, v) for place, s in enumerate(scans) for label, v in s.organs.items()]
     longest = max((s.bins for s in scans), default=0) + 1
     depth = torch.zeros(len(scans), longest, WIDTH)
@@ -110,7 +122,7 @@ def batch_of(scans: list[Scan], fixed_texts=(), text_vectors=vector) -> tuple[En
         "spacing_mm": torch.tensor([[3.0, 2.0, 2.0]] * len(scans), dtype=torch.float64).reshape(-1, 3),
         # The first voxel's centre lies 1.5 voxels below the centre of its bin of four.
         "origin_mm": torch.tensor([[0.0, 0.0, s.low_mm - 4.5] for s in scans], dtype=torch.float64).reshape(-1, 3),
-        "study": torch.tensor([number(s.name) for s in scans], dtype=torch.int64),
+        "study": torch.tensor([number(s.study or s.name) for s in scans], dtype=torch.int64),
         "patient": torch.tensor([number(s.patient) for s in scans], dtype=torch.int64),
         "report_group": torch.tensor([number(s.report) for s in scans], dtype=torch.int64),
         "texts": texts,
@@ -123,10 +135,10 @@ def batch_of(scans: list[Scan], fixed_texts=(), text_vectors=vector) -> tuple[En
         "snippet_organ": torch.tensor([item.organ for _, item in flat], dtype=torch.int64),
         "snippet_size_mm": torch.tensor([item.size_mm for _, item in flat], dtype=torch.float64),
         "snippets_dropped": torch.zeros(len(scans), dtype=torch.int64),
-        "organ_text": torch.zeros(0, dtype=torch.int64),
-        "organ_text_scan": torch.zeros(0, dtype=torch.int64),
-        "organ_text_class": torch.zeros(0, dtype=torch.int64),
-        "organ_text_abnormal": torch.zeros(0, dtype=torch.bool),
+        "organ_text": torch.tensor([row[item.text] for _, item in said], dtype=torch.int64),
+        "organ_text_scan": torch.tensor([place for place, _ in said], dtype=torch.int64),
+        "organ_text_class": torch.tensor([item.organ for _, item in said], dtype=torch.int64),
+        "organ_text_abnormal": torch.tensor([item.is_abnormal for _, item in said], dtype=torch.bool),
         "labels": torch.tensor([s.labels for s in scans], dtype=torch.int64).reshape(len(scans), questions),
     }
     return encoded, batch
@@ -154,6 +166,10 @@ def random_scans(count: int, questions: int, seed: int = 0) -> list[Scan]:
             for b in rng.integers(0, bins + 1, size=place % 4)
         )
         organs = {int(label): noisy(vector(f"organ {label}"), 0.9, f"{name}{label}") for label in rng.integers(1, 6, 3)}
+        statements = tuple(
+            Statement(f"statement {label} {place % 2}", int(label), bool((place + label) % 3 == 0))
+            for label in (1, 2, 5, 5)[: place % 5]
+        )
         scans.append(
             Scan(
                 name,
@@ -166,6 +182,8 @@ def random_scans(count: int, questions: int, seed: int = 0) -> list[Scan]:
                 tuple(int(v) for v in rng.integers(-1, 2, questions)),
                 snippets,
                 low,
+                statements,
+                f"study{place // 2}",
             )
         )
     return scans

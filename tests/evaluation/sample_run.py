@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from evaluated_world import AXIAL_MM, Scan, Snippet, batch_of, noisy, vector
+from evaluated_world import AXIAL_MM, Scan, Snippet, Statement, batch_of, noisy, vector
 
 from ctgrounding import label_sets
 from ctgrounding.evaluation import (
     Cohort,
+    OrganAbnormality,
+    OrganPointing,
     OrganRecognition,
+    PooledRetrieval,
     ReportRetrieval,
+    ScanRetrieval,
     SnippetDepth,
     ZeroShotFindings,
     depth_prior,
@@ -72,11 +76,16 @@ def _scan(place: int, rng: np.random.Generator) -> Scan:
         for organ in dict.fromkeys([organ for organ, *_ in FINDINGS.values() if organ] + list(OTHER_ORGANS))
         if rng.random() > 0.15
     }
+    statements: list[Statement] = []
     snippets, depth = [], torch.stack([vector(f"{name}/{b}") for b in range(bins)])
     for finding, (organ, fraction, noise) in FINDINGS.items():
         spoken, label = finding.replace("_", " "), label_sets.label_of(organ) if organ else 0
         affirmed = finding in present
         claim = vector(f"There is {spoken}.") - vector(f"There is no {spoken}.")
+        if label:
+            spoken_organ = label_sets.spoken(organ)
+            word = f"{spoken.capitalize()} in the {spoken_organ}" if affirmed else f"The {spoken_organ} is normal"
+            statements.append(Statement(word, label, affirmed))
         if label in organs:
             organs[label] = organs[label] + (0.25 if affirmed else -0.25) * claim / (0.4 + 2 * noise)
         if affirmed:
@@ -106,6 +115,7 @@ def _scan(place: int, rng: np.random.Generator) -> Scan:
         labels,
         tuple(snippets),
         low,
+        tuple(statements),
     )
 
 
@@ -140,14 +150,23 @@ def made_up_run(folder: Path, scans: int = 120, seed: int = 0) -> RunResults:
         "findings": ZeroShotFindings(question_file(folder)),
         "snippets": SnippetDepth(),
         "organs": OrganRecognition(),
+        "scans": ScanRetrieval(),
+        "pools": PooledRetrieval(pools=(16, 32), repeats=20),
+        "abnormal": OrganAbnormality(question_file(folder)),
+        "pointing": OrganPointing(),
     }
     prior = {label_sets.label_of(organ) if organ else 0: fraction for organ, fraction, _ in FINDINGS.values()}
     evaluators["snippets"].use_prior({**depth_prior([(0, 0.5)]), **prior})
     people = made_up_scans(scans, seed)
+    others = made_up_scans(scans // 2, seed + 1)
+    for number, person in enumerate(others):
+        person.name, person.patient = f"validation{number}", f"validation{number}"
     for evaluator in evaluators.values():
         texts = tuple(evaluator.fixed_texts())
         for encoded, batch in batches(people, texts, (6.0, 6.0)):
             evaluator.update(encoded, batch)
+        for encoded, batch in batches(others if evaluator.wants_validation else [], texts, (6.0, 6.0)):
+            evaluator.update_validation(encoded, batch)
     blind = [
         Scan(
             s.name, s.patient, s.report, s.whole, torch.ones_like(s.depth), s.bins, low_mm=s.low_mm, snippets=s.snippets

@@ -14,9 +14,13 @@ from ctgrounding import label_sets
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation import (
     Cohort,
+    OrganAbnormality,
+    OrganPointing,
     OrganRecognition,
+    PooledRetrieval,
     ReportRetrieval,
     Resampling,
+    ScanRetrieval,
     SnippetDepth,
     ZeroShotFindings,
     depth_prior,
@@ -55,10 +59,14 @@ def makers(question_file):
         partial(ZeroShotFindings, question_file, min_cases=2, organ_negative=["Normal {organ}."], resampling=FEW),
         partial(SnippetDepth, resampling=FEW, examples=5),
         partial(OrganRecognition, resampling=FEW),
+        partial(ScanRetrieval, resampling=FEW),
+        partial(PooledRetrieval, pools=(2, 5), repeats=3),
+        partial(OrganAbnormality, question_file, min_cases=2, resampling=FEW),
+        partial(OrganPointing, resampling=FEW),
     ]
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(12))
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_numbers_do_not_depend_on_ranks_cut_order_or_repeats(question_file, which, ranks):
     make = makers(question_file)[which]
@@ -78,14 +86,14 @@ def test_numbers_do_not_depend_on_ranks_cut_order_or_repeats(question_file, whic
         assert found == expected
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(12))
 def test_no_scans_give_counts_and_no_numbers(question_file, which):
     evaluator = makers(question_file)[which]()
     assert set(evaluator.compute().values()) == {0.0}
     json.dumps(evaluator.results())
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(12))
 def test_a_batch_without_anything_to_evaluate(question_file, which):
     bare = [Scan("bare", "p", labels=(-1, -1, -1))]
     evaluator = fed(makers(question_file)[which](), [bare])
@@ -93,7 +101,7 @@ def test_a_batch_without_anything_to_evaluate(question_file, which):
     json.dumps(evaluator.results())
 
 
-@pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("which", range(12))
 def test_what_is_read_is_declared_and_reset_forgets(question_file, which):
     evaluator = makers(question_file)[which]()
     encoded, batch = batch_of(random_scans(6, questions=3), evaluator.fixed_texts())
@@ -348,7 +356,7 @@ def test_fixed_texts_that_were_not_encoded_are_named(question_file):
         ZeroShotFindings(question_file).update(*batch_of(random_scans(2, questions=3), ["A cyst."]))
 
 
-@pytest.mark.parametrize("which", [1, 4, 6, 7])
+@pytest.mark.parametrize("which", [1, 4, 6, 7, 8, 9, 10, 11])
 def test_embeddings_that_are_not_finite_are_refused(question_file, which):
     scans = random_scans(6, questions=3)
     for scan in scans:

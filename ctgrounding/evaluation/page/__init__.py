@@ -8,7 +8,10 @@ from string import Template
 from typing import Any
 
 from ctgrounding import __version__
+from ctgrounding.evaluation.page.by_organ import abnormality, pointing
+from ctgrounding.evaluation.page.cards import cards
 from ctgrounding.evaluation.page.findings import findings
+from ctgrounding.evaluation.page.likeness import pools, scans
 from ctgrounding.evaluation.page.localization import localization
 from ctgrounding.evaluation.page.organs import organs
 from ctgrounding.evaluation.page.retrieval import retrieval
@@ -20,8 +23,13 @@ PAGE = "report.html"
 _SECTIONS: dict[str, Callable[[Mapping[str, Any], Mapping[str, float]], str]] = {
     "Snippet localization": localization,
     "Findings, zero-shot": findings,
+    "Findings, by protocol": findings,
     "Retrieval": retrieval,
+    "Retrieval in pools": pools,
+    "Scan to scan": scans,
+    "Organ abnormality": abnormality,
     "Organ recognition": organs,
+    "Text to organ": pointing,
 }
 
 
@@ -49,8 +57,10 @@ def render(results: RunResults) -> str:
     for name, section in results.sections.items():
         make = _SECTIONS.get(section.get("title", ""))
         if make is not None:
-            heading = escape(str(section["title"]))
-            body = f'<section id="{escape(name)}"><h2>{heading}</h2>{make(section, metrics)}</section>'
+            prefix = str(section.get("prefix", ""))
+            heading = escape(str(section["title"]) + (f": {name.replace('_', ' ')}" if prefix else ""))
+            content = make(section, _under(metrics, prefix))
+            body = f'<section id="{escape(name)}"><h2>{heading}</h2>{content}</section>'
             shown.append((_rank(section), name, heading, body))
     shown.sort()
     links = [f'<a href="#{escape(name)}">{heading}</a>' for _, name, heading, _ in shown]
@@ -61,10 +71,24 @@ def render(results: RunResults) -> str:
         style=_resource("page.css"),
         navigation="".join([*links, '<a href="#run">Configuration</a>']),
         warnings="".join(f'<p class="warning">{escape(str(line))}</p>' for line in about.get("warnings", ())),
-        cards="".join(_cards(metrics)),
+        cards="".join(_all_cards(results)),
         sections="\n".join(body for *_, body in shown),
         run=_run(about, metrics),
     )
+
+
+def _under(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """The numbers under a prefix, by their names without it."""
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def _all_cards(results: RunResults) -> list[str]:
+    prefixes = dict.fromkeys(str(section.get("prefix", "")) for section in results.sections.values())
+    shown = []
+    for prefix in prefixes:
+        part = prefix.rstrip("/").rpartition("/")[2].replace("_", " ")
+        shown += cards(_under(results.metrics, prefix), part)
+    return shown
 
 
 def _rank(section: Mapping[str, Any]) -> int:
@@ -72,61 +96,17 @@ def _rank(section: Mapping[str, Any]) -> int:
 
 
 def _lead(about: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    counts = [f"{metrics[name]:,.0f} {name}" for name in ("patients", "studies", "scans") if name in metrics]
+    prefix = str(about.get("prefix", ""))
+    seen = {name: metrics.get(name, metrics.get(prefix + name)) for name in ("patients", "studies", "scans")}
+    counts = [f"{value:,.0f} {name}" for name, value in seen.items() if value is not None]
     split = f"{about['split']} split" if "split" in about else ""
     protocol = f"protocol {about['protocol']}" if "protocol" in about else ""
     return escape(" · ".join(part for part in (split, *counts, protocol) if part))
 
 
-def _cards(metrics: Mapping[str, float]) -> list[str]:
-    cards = []
-    if "snippet_localization/mae_mm" in metrics:
-        rivals = {
-            "middle of the scan": "middle",
-            "random depth": "random",
-            "untrained model": "untrained",
-            "organ prior": "organ_prior",
-        }
-        shown = [
-            f"{name} {metrics[key]:.1f}"
-            for name, stem in rivals.items()
-            if (key := f"snippet_localization/{stem}_mae_mm") in metrics
-        ]
-        below = f"{metrics['snippet_localization/snippets']:,.0f} snippets. In mm: " + ", ".join(shown)
-        cards.append(_card("Localization error", "snippet_localization/mae", metrics, "{:.1f}", "mm", below))
-    if "report_to_scan/r_at_1" in metrics:
-        pool, chance = metrics["report_to_scan/pool"], metrics["report_to_scan/chance_r_at_1"]
-        times = metrics["report_to_scan/r_at_1"] / chance
-        below = f"{times:.1f} times chance ({100 * chance:.2g} %), pool of {pool:,.0f}"
-        cards.append(_card("Report to scan, R@1", "report_to_scan/r_at_1", metrics, "{:.0%}", "", below))
-    if "findings/auroc_macro" in metrics:
-        below = (
-            f"mean of {metrics['findings/classes']:.0f} findings; the global readout gives "
-            f"{metrics['findings/global_auroc_macro']:.3f}"
-        )
-        cards.append(_card("Findings, AUROC", "findings/auroc_macro", metrics, "{:.3f}", "", below))
-    if "organ_recognition/top1" in metrics:
-        count = metrics["organ_recognition/candidates"]
-        below = f"one of {count:.0f} names; chance {100 / max(1.0, count):.2g} %"
-        cards.append(_card("Organ recognised", "organ_recognition/top1", metrics, "{:.1%}", "", below))
-    return cards
-
-
-def _card(title: str, stem: str, metrics: Mapping[str, float], form: str, unit: str, below: str) -> str:
-    end = f"_{unit}" if unit else ""
-    bare = stem.removesuffix("_macro")
-    low, high = metrics.get(f"{bare}_ci_low{end}"), metrics.get(f"{bare}_ci_high{end}")
-    interval = "" if low is None or high is None else f"<p>95 % interval {form.format(low)} to {form.format(high)}</p>"
-    value = form.format(metrics[stem + end])
-    return (
-        f'<div class="card"><h3>{escape(title)}</h3><div class="big">{value} <span>{unit}</span></div>'
-        f"{interval}<p>{escape(below)}</p></div>"
-    )
-
-
 def _run(about: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     facts = {key: about[key] for key in ("run", "checkpoint", "command", "data", "created") if key in about}
-    parts = [definitions(facts), definitions(about.get("versions", {}))]
+    parts = [definitions(about.get("protocol_facts", {})), definitions(facts), definitions(about.get("versions", {}))]
     if "config" in about:
         parts.append(
             f"<details><summary>Run configuration</summary><pre>{escape(str(about['config']))}</pre></details>"

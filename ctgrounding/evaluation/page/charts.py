@@ -131,7 +131,7 @@ def intervals(rows: Sequence[Mapping[str, object]], low: float, high: float, ref
     """Estimates with intervals, a second estimate beside each, and a line of reference, as plain HTML.
 
     Args:
-        rows: ``name``, ``note``, ``value``, ``ci`` (low, high), ``other`` and ``shown`` of each line.
+        rows: ``name``, ``note``, ``value``, ``ci`` (low, high), ``other`` (or None) and ``shown`` of each line.
         low: Value at the left end.
         high: Value at the right end.
         reference: Value of the vertical line.
@@ -145,11 +145,13 @@ def intervals(rows: Sequence[Mapping[str, object]], low: float, high: float, ref
     for row in rows:
         ci = row["ci"]
         bound = list(ci) if isinstance(ci, (list, tuple)) else [low, low]
+        other = row.get("other")
+        hollow = "" if other is None else f'<i class="hollow" style="left:{left(other)}"></i>'
         cells.append(
             f'<div class="bar-name">{escape(str(row["name"]))}<small>{escape(str(row["note"]))}</small></div>'
             f'<div class="track thin"><i class="reference" style="left:{left(reference)}"></i>'
             f'<i class="whisker" style="left:{left(bound[0])};right:calc(100% - {left(bound[1])})"></i>'
-            f'<i class="hollow" style="left:{left(row["other"])}"></i>'
+            f"{hollow}"
             f'<i class="point" style="left:{left(row["value"])}"></i></div>'
             f'<div class="bar-value">{escape(str(row["shown"]))}</div>'
         )

@@ -24,15 +24,18 @@ def findings(section: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
             "note": f"{row['positives']} of {row['positives'] + row['negatives']}, {row['readout']}",
             "value": row["auroc"],
             "ci": [row["auroc"] if bound is None else bound for bound in row["auroc_ci"]],
-            "other": row["global_auroc"],
+            "other": row.get("global_auroc"),
             "shown": f"{row['auroc']:.2f}",
         }
         for row in counted
     ]
     lowest = min([0.4, *(min(row["ci"][0], row["other"] or 1.0) for row in rows)])
+    is_two = any(row["other"] is not None for row in rows)
+    point = "organ readout where the finding has an organ" if is_two else "each finding"
+    beside = '<span><i class="hollow key-dot"></i>global readout</span>' if is_two else ""
     legend = (
-        '<div class="legend"><span><i class="point key-dot"></i>organ readout where the finding has an organ, with '
-        '95 % interval</span><span><i class="hollow key-dot"></i>global readout</span><span>dashed: chance</span></div>'
+        f'<div class="legend"><span><i class="point key-dot"></i>{point}, with 95 % interval</span>{beside}'
+        "<span>dashed: chance</span></div>"
     )
     return "".join(
         [
@@ -40,7 +43,8 @@ def findings(section: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
             "it; there is no classifier.</p>",
             legend,
             intervals(rows, lowest, 1.0, 0.5),
-            f'<div class="charts">{_curves(counted)}</div>',
+            f'<div class="charts">{_curves(counted)}{calibration_chart(section.get("calibration"))}</div>',
+            _calls(counted, metrics),
             "<details><summary>All findings, in numbers</summary>" + _findings_table(classes) + "</details>",
             protocol(section),
         ]
@@ -67,29 +71,58 @@ def _name(row: Mapping[str, Any]) -> str:
     return str(row["name"]).replace("_", " ")
 
 
+def calibration_chart(fitted: Mapping[str, Any] | None) -> str:
+    """Predicted probability against observed share; nothing where no probability was fitted."""
+    if not fitted or not fitted["cases"]:
+        return ""
+    series = [
+        Series("perfect", [0.0, 1.0], [0.0, 1.0], "faint"),
+        Series(f"observed (error {fitted['ece']:.3f})", fitted["predicted"], fitted["observed"]),
+    ]
+    title = f"Calibration, fitted on {fitted['patients']} validation patients"
+    return line_chart(title, Axis("predicted probability", 0.0, 1.0), Axis("observed share", 0.0, 1.0), series)
+
+
+def _calls(counted: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> str:
+    """What calls at chosen thresholds are worth; nothing where none were chosen."""
+    names = ("f1", "weighted_f1", "balanced_accuracy", "accuracy", "precision", "sensitivity", "specificity")
+    shown = [
+        f"{name.replace('_', ' ')} {metrics[f'findings/{name}_macro']:.3f}"
+        for name in names
+        if f"findings/{name}_macro" in metrics
+    ]
+    if not shown:
+        return '<p class="note">No thresholds were chosen, so there is no F1 and no calibration.</p>'
+    patients, classes = metrics["findings/threshold_patients"], metrics["findings/threshold_classes"]
+    text = f"At thresholds from {patients:.0f} patients, mean of {classes:.0f} findings: {', '.join(shown)}."
+    return f"<p>{escape(text)}</p>"
+
+
+_COLUMNS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "global_auroc": "global AUROC",
+    "global_auroc_same_scans": "global, same scans",
+    "threshold": "threshold",
+    "f1": "F1",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ece": "calibration error",
+}
+
+
 def _findings_table(classes: Sequence[Mapping[str, Any]]) -> str:
-    keys = ("auroc", "auprc", "global_auroc", "global_auroc_same_scans")
+    keys = [key for key in _COLUMNS if any(key in row for row in classes)]
     rows = "".join(
         f'<tr class="{"in" if row["counts"] else "out"}"><td>{escape(_name(row))}</td><td>{row["positives"]}</td>'
-        f"<td>{row['negatives']}</td><td>{row['not_visible']}</td>"
-        + "".join(f"<td>{_shown(row[key])}</td>" for key in keys)
+        f"<td>{row['negatives']}</td><td>{row.get('not_visible', 0)}</td>"
+        + "".join(f"<td>{_shown(row.get(key))}</td>" for key in keys)
         + f"<td>{'yes' if row['counts'] else 'no'}</td></tr>"
         for row in classes
     )
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in (
-            "Finding",
-            "positive",
-            "negative",
-            "organ not visible",
-            "AUROC",
-            "AUPRC",
-            "global AUROC",
-            "global, same scans",
-            "counts",
-        )
-    )
+    names = ("Finding", "positive", "negative", "organ not visible", *(_COLUMNS[key] for key in keys), "counts")
+    head = "".join(f"<th>{name}</th>" for name in names)
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
