@@ -48,7 +48,7 @@ def _on_this_machine(plans: Sequence[ShardPlan], job: Job, workers: int) -> Iter
     while left:
         try:
             parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-            for note in parallel(delayed(fill_shard)(plan, job) for plan in left.values()):
+            for note in parallel(delayed(fill_shard)(plan, job) for plan in list(left.values())):
                 del left[note.name]
                 yield note
         except TerminatedWorkerError:

@@ -75,6 +75,12 @@ def clean(card, tmp_path):
     return digests(tmp_path / "clean")
 
 
+def test_workers__more_shards_than_are_begun_at_once(card, tmp_path):
+    run(card, tmp_path / "alone", scans_per_shard=1)
+    run(card, tmp_path / "together", scans_per_shard=1, workers=2)
+    assert digests(tmp_path / "together") == digests(tmp_path / "alone")
+
+
 def test_the_plan_is_written_before_any_scan_is_read(card, tmp_path, monkeypatch):
     seen = {}
 
