@@ -23,8 +23,11 @@ _SCORE = re.compile(
     r"|bi-?rads|birads|pi-?rads|nyha|pain|schmerz\w*|gcs|lymph\s?nodes?\s+\w*|fraktion\w*|fractions?|gy|weeks?"
     r"|pregnan\w*"
     r"|seite|page|p\.|abb\.?|fig\.?|figure|tabelle|table|chapter|kapitel|segments?|segmente?|level|lwk|bwk|hwk"
-    r"|sts)\W*$"
+    r"|sts|p?n[0-3][abc]?)\W*$"
 )
+_MIXTURE = re.compile(r"\s?(?:ratio|verd|dil|mischung)")
+_LEAD = re.compile(r"(?:,|\bon|\bsee|\bimages?|\bat|\bauf|\bsiehe|\be\.g\.|\bcf\.?)\s*$")
+_FURTHER = re.compile(r"\s*(?:,|;|&|and|und)\s*(?:see\s*)?(?:(?:ax|cor|kor|sag)(?:ial|onal|onar|ittal)?\.?:?\s*)?")
 _TABLE = re.compile(r"(?:series|serie|ser|se|s)\s?[/|:]\s?(?:images?|img|im|i|bild|b)\b")
 
 
@@ -48,7 +51,9 @@ class BarePairs(ImageLists):
         if image.value > LARGEST_IMAGE or _NO_TIME.match(self.low, image.end) or written.startswith("0"):
             return False
         in_brackets = self.opens_bracket(series.start) or self._continues(series)
-        if _SCORE.search(before.rstrip(" ([")) or (series.value == 1 and sign == ":" and not in_brackets):
+        if _SCORE.search(before.rstrip(" ([")) or (
+            series.value == 1 and sign == ":" and (not in_brackets or image.value % 1000 == 0)
+        ):
             return False
         if sign == ":":
             return self._colon_pair(series, image, in_brackets, before)
@@ -59,8 +64,8 @@ class BarePairs(ImageLists):
         if _CLOCK.search(before.rstrip(" ([")) or (is_time and _CONTACT.search(before)):
             return False
         if in_brackets:
-            return not re.match(r"\s?(?:ratio|verd|dil|mischung)", self.low[image.end : image.end + 12])
-        lead = re.search(r"(?:,|\bon|\bsee|\bimages?|\bat|\bauf|\bsiehe|\be\.g\.|\bcf\.?)\s*$", before)
+            return not _MIXTURE.match(self.low, image.end, image.end + 12)
+        lead = _LEAD.search(before)
         return bool(lead) and bool(LIST_END.match(self.low, image.end))
 
     def _slash_pair(self, place: int) -> bool:
@@ -80,7 +85,7 @@ class BarePairs(ImageLists):
         if not self.found:
             return False
         between = self.low[self.found[-1].end : series.start]
-        return len(between) < 8 and bool(re.fullmatch(r"\s*(?:,|;|&|and|und)\s*(?:see\s*)?", between))
+        return len(between) < 20 and bool(_FURTHER.fullmatch(between))
 
     def _in_cell(self, place: int) -> bool:
         if not self.has_table:

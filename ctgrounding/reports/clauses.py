@@ -14,8 +14,11 @@ _ADDING = _LISTING | {",", "and", "und", "sowie", "&"}
 _MILD_NORMAL = frozenset({"normal", "patent", "frei", "clear", "symmetric", "offen"})
 _NEW_THOUGHT = words("new_thought")
 _VERBS = words("verbs")
+_SIZE_WORDS = frozenset({"size", "sized", "gross", "groesse", "breit", "weit"})
+_BELOW = frozenset({"than", "below", "under", "als", "unter", "<"})
 _UNITS = frozenset({"mm", "cm"})
 LONGEST_LISTED = 7
+LONGEST_ALTERNATIVE = 14
 SHORTEST_LIST = 2
 
 
@@ -68,7 +71,12 @@ class Clause:
     @property
     def speaks(self) -> bool:
         """Whether it says anything of a place."""
-        return bool(self.findings or self.is_normal)
+        return bool(self.findings or self.is_normal or self.doubts_size)
+
+    @property
+    def doubts_size(self) -> bool:
+        """Whether it leaves the size of a place open: "heart of borderline size"."""
+        return self.hedge == "hedge" and bool(self.places) and not _SIZE_WORDS.isdisjoint(self.words)
 
     def has(self, kind: str) -> bool:
         """Whether a concept of this kind is in it."""
@@ -94,8 +102,22 @@ def read_clauses(tokens: Sequence[Token], mentions: Sequence[Mention], cuts: Seq
         clause.denies = bool(found) and _carries(found[-1], clause, cuts[number + 1 : number + 8])
         for mention in clause.mentions:
             _take(clause, mention)
+        if (
+            clause.mentions
+            and clause.mentions[-1].kind == "negation"
+            and clause.mentions[-1].end >= _last_word(clause, tokens)
+        ):
+            _deny(clause)
         found.append(clause)
     return found
+
+
+def _last_word(clause: Clause, tokens: Sequence[Token]) -> int:
+    """One past the last token of a clause that is no stop."""
+    end = clause.end
+    while end > clause.start and tokens[end - 1].word in ".;,)":
+        end -= 1
+    return end
 
 
 def _take(clause: Clause, mention: Mention) -> None:
@@ -127,7 +149,8 @@ def _carries(before: Clause, clause: Clause, later: Sequence[Cut]) -> bool:
     """Whether the "no" of the clause before holds on: "no nodule, cavity or consolidation"."""
     if not before.denies or clause.link not in _ADDING:
         return False
-    if clause.size_mm is not None or len(clause.words) > LONGEST_LISTED or clause.words & _NEW_THOUGHT:
+    longest = LONGEST_ALTERNATIVE if clause.link in _LISTING else LONGEST_LISTED
+    if clause.size_mm is not None or len(clause.words) > longest or clause.words & _NEW_THOUGHT:
         return False
     if clause.has("normal") or clause.has("change"):
         return False
@@ -145,7 +168,7 @@ def _carries(before: Clause, clause: Clause, later: Sequence[Cut]) -> bool:
 def _largest_size(tokens: Sequence[Token]) -> float | None:
     sizes: list[float] = []
     for at, token in enumerate(tokens):
-        if token.word in _UNITS and at and tokens[at - 1].word[0].isdigit():
+        if token.word in _UNITS and at and tokens[at - 1].word[0].isdigit() and not _is_bound(tokens, at - 1):
             factor = 10.0 if token.word == "cm" else 1.0
             back = at - 1
             while back >= 0 and (tokens[back].word[0].isdigit() or tokens[back].word in ("x", "×", "to", "bis")):
@@ -153,6 +176,11 @@ def _largest_size(tokens: Sequence[Token]) -> float | None:
                     sizes.append(factor * _value(tokens[back].word))
                 back -= 1
     return max(sizes, default=None)
+
+
+def _is_bound(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a number is only what something stays below: "nodes smaller than 1 cm"."""
+    return at > 0 and tokens[at - 1].word in _BELOW
 
 
 def _value(word: str) -> float:

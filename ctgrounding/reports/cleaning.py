@@ -3,7 +3,12 @@
 import re
 
 _LEADING = re.compile(r"^[\s,;:.)\]|·*-]*(?:(?:and|und|with|mit|sowie)\s+)?[\s,]*", re.IGNORECASE)
-_TRAILING = re.compile(r"[\s,;:.(\[|]*(?:\b(?:and|und|with|mit|sowie|but|aber)\b)?[\s,;:.(\[|]*$", re.IGNORECASE)
+_LAST_WORD = re.compile(r"(?<!\w)(?:and|und|with|mit|sowie|but|aber)$", re.IGNORECASE)
+_STOPS = " ,;:.([|"
+_EMPTY = re.compile(r"\(\s*\)|\[\s*\]")
+_COMMAS = re.compile(r"(?:,\s*)+,")
+_SPACED = re.compile(r"\s+([,;.:)])")
+_LOOSE = (",,", ", ,", " ,", " ;", " .", " :", " )")
 _SIZE = r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b"
 _COMPARISON = re.compile(
     r"[,;]?\s*\(?\b(?:"
@@ -106,7 +111,17 @@ def largest_size_mm(text: str) -> float | None:
 
 def tidy(text: str) -> str:
     """A clause without doubled spaces, empty brackets, stray signs and connectives at its ends."""
-    text = re.sub(r"\(\s*\)|\[\s*\]", "", re.sub(r"\s+", " ", text))
-    text = re.sub(r"\s+([,;.:)])", r"\1", re.sub(r"(?:,\s*)+,", ",", text))
-    text = _TRAILING.sub("", _LEADING.sub("", text))
+    text = " ".join(text.split())
+    if "(" in text or "[" in text:
+        text = _EMPTY.sub("", text)
+    if any(loose in text for loose in _LOOSE):
+        text = _SPACED.sub(r"\1", _COMMAS.sub(",", text))
+    text = _without_end(text[_LEADING.match(text).end() :])  # type: ignore[union-attr]  # it matches nothing too
     return text + ")" * min(1, max(0, text.count("(") - text.count(")")))
+
+
+def _without_end(text: str) -> str:
+    """A clause without signs and one connective at its end."""
+    text = text.rstrip(_STOPS)
+    last = _LAST_WORD.search(text, max(0, len(text) - 6))
+    return text[: last.start()].rstrip(_STOPS) if last else text

@@ -77,7 +77,7 @@ def _marks(
             continue
         if word in _STOPS or word in _CONNECTIVES:
             marks.append(_Mark(at, at + 1, word))
-        elif at in negations and at > 0:
+        elif at in negations and at > 0 and tokens[at - 1].word != ":":
             if marks and marks[-1] == _Mark(at, at, "ref"):
                 marks[-1] = _Mark(at, at, "no")
             elif not marks or marks[-1].resume != at:

@@ -2,81 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from ctgrounding.reports.clauses import Clause, Said
+from ctgrounding.reports.clauses import Clause
 from ctgrounding.reports.cuts import FRESH
-from ctgrounding.reports.entries import Finding
+from ctgrounding.reports.draft import Draft, Fact, labels_of
 from ctgrounding.reports.places import Located, finest, side_of
-from ctgrounding.reports.report import Status
 from ctgrounding.reports.scene import Scene
+from ctgrounding.reports.wordlists import words
 
 ENLARGED_NODE_MM = 10.0
 SIDE_ALONE = 2
 _FURTHER = frozenset({"and", "und", "or", "oder", "sowie", "&"})
 _JOINING = frozenset({",", "and", "und", "or", "oder", "nor", "noch", "sowie", "/", "&", ""})
 _LISTING = frozenset({"or", "oder", "nor", "noch", "/"})
-_HEART_SIZE = frozenset({"size", "sized", "gross", "groesse", "normalgross"})
-
-
-class Fact(NamedTuple):
-    """A CT-RATE class that a clause settles."""
-
-    label: str
-    present: bool
-
-
-@dataclass
-class Draft:
-    """A statement in the making, clauses from token ``start`` to ``end``."""
-
-    start: int
-    end: int
-    located: list[Located]
-    finding: str = ""
-    affirmed: bool = False
-    denied: bool = False
-    is_normal: bool = False
-    is_vague: bool = True
-    is_measured: bool = False
-    hedge: str = ""
-    link: str = ""
-    is_at_home: bool = False
-    said: list[Said] = field(default_factory=list)
-
-    @property
-    def speaks(self) -> bool:
-        """Whether it says anything."""
-        return self.affirmed or self.denied or self.is_normal or self.is_measured
-
-    @property
-    def status(self) -> Status:
-        """Affirmed findings are abnormal unless a hedge leaves them, or what they are, open."""
-        is_open = self.hedge == "hedge" or (self.hedge == "guess" and self.is_vague)
-        if self.affirmed:
-            return "uncertain" if is_open else "abnormal"
-        return "uncertain" if is_open and not (self.denied or self.is_normal) else "normal"
-
-    def add(self, clause: Clause) -> None:
-        """Take in what a clause says."""
-        self.end = clause.end
-        is_device_in_place = clause.is_normal and all(said.entry.device for said in clause.affirmed)
-        for said in [] if is_device_in_place else clause.affirmed:
-            organ = self.located[0].place.name if self.located else ""
-            self.finding = (
-                self.finding
-                or said.entry.by_organ.get(organ)
-                or (said.phrase if said.entry.bundle else said.entry.name)
-            )
-            self.affirmed = True
-            if clause.hedge == "" or not self.finding:
-                self.is_vague = self.is_vague and said.entry.vague
-        self.said += clause.findings
-        self.is_at_home = self.is_at_home or any(said.entry.fixed for said in clause.findings)
-        self.denied = self.denied or any(said.denied for said in clause.findings)
-        self.is_normal = self.is_normal or clause.is_normal
-        if clause.hedge and self.hedge not in ("hedge", "sure"):
-            self.hedge = clause.hedge
+_OPENING = words("opening")
+_HEART_SIZE = frozenset(
+    {"size", "sizes", "sized", "gross", "groesse", "herzgroesse", "normalgross", "cardiothoracic", "cto", "ctr"}
+)
 
 
 @dataclass
@@ -93,6 +35,7 @@ class Drafts:
     done: list[Draft] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     _waiting: Draft | None = None
+    _lead: int | None = None
 
     def read(self, clauses: Sequence[Clause]) -> None:
         """Take in all clauses of the sentence."""
@@ -125,6 +68,8 @@ class Drafts:
         side = side_of(clause.mentions)
         if target is None or (side and len(clause.words) <= SIDE_ALONE):
             self.scene.side = side or self.scene.side
+            if target is None and self._lead is None:
+                self._lead = clause.start
             return
         target.end = clause.end
         target.is_measured = target.is_measured or clause.size_mm is not None
@@ -135,16 +80,23 @@ class Drafts:
 
     def _wait(self, clause: Clause, named: list[Located]) -> None:
         if self._waiting is None:
-            self._waiting = Draft(clause.start, clause.end, [], is_vague=False, link=clause.link)
+            self._waiting = Draft(self._begin(clause), clause.end, [], is_vague=False, link=clause.link)
         waiting = self._waiting
         waiting.located += named
         waiting.end = clause.end
+        waiting.link = clause.link if clause.link in _FURTHER else waiting.link
         waiting.is_measured = waiting.is_measured or clause.size_mm is not None
         waiting.hedge = waiting.hedge or clause.hedge
         self.scene.waiting = waiting.located
         if any(mention.phrase in ("both", "beide") for mention in clause.mentions):
             self.scene.side = "bilateral"
         self._note_node(waiting, clause)
+
+    def _begin(self, clause: Clause) -> int:
+        """Where a statement begins: with the adjectives before a comma, as in "a large, lobulated mass"."""
+        lead, self._lead = self._lead, None
+        goes_on = clause.link == "," and self.scene.tokens[clause.start].word not in _OPENING
+        return lead if lead is not None and goes_on else clause.start
 
     def _note_node(self, draft: Draft, clause: Clause) -> None:
         """A lymph node that is measured is one that stands out."""
@@ -173,14 +125,15 @@ class Drafts:
         resolved, explicit = self.scene.resolve(clause, named)
         waiting = self._waiting
         if waiting is not None:
-            resolved, explicit = self._joined(clause, resolved, explicit, waiting), True
+            joined = self._joined(clause, resolved, explicit, waiting)
+            resolved, explicit = self.scene.with_cysts(clause, joined), True
         draft = self.done[-1] if self.done else None
         if draft is not None and waiting is None and _continues(draft, clause, resolved, explicit):
             if not draft.affirmed and not clause.affirmed and explicit:
                 draft.located = finest([*draft.located, *resolved])
             draft.add(clause)
         else:
-            draft = Draft(waiting.start if waiting else clause.start, clause.end, resolved)
+            draft = Draft(waiting.start if waiting else self._begin(clause), clause.end, resolved)
             draft.add(clause)
             self._take_hedge(draft, waiting)
             self.done.append(draft)
@@ -211,7 +164,9 @@ class Drafts:
         names = {one.place.name for one in draft.located} | {one.place.parent for one in draft.located}
         for said in draft.said:
             if said.denied or draft.hedge != "hedge":
-                self.facts += [Fact(label, not said.denied) for label in _labels(said.entry, names - {""})]
+                self.facts += [Fact(label, not said.denied) for label in labels_of(said.entry, names - {""})]
+        if "lymph_node" in names and draft.status == "normal":
+            self.facts.append(Fact("Lymphadenopathy", False))
 
     def _note_size(self, clause: Clause, draft: Draft) -> None:
         """What a clause settles without naming a finding: a heart of normal size, clear pleura, a large node."""
@@ -225,18 +180,13 @@ class Drafts:
             self._note_node(draft, clause)
 
 
-def _labels(entry: Finding, names: set[str]) -> list[str]:
-    """CT-RATE classes of a finding at places: its own, or those it has there."""
-    if not entry.labels_at:
-        return entry.label.split("; ") if entry.label else []
-    found = [label for name, label in entry.labels_at.items() if name in names or (name == "none" and not names)]
-    return list(dict.fromkeys(found))
-
-
 def _refines(draft: Draft, named: Sequence[Located]) -> bool:
     """Whether places only tell more closely where a statement lies, or give a device the place it lacks."""
     if not any(one.names for one in draft.located):
         return draft.affirmed
+    sides = {one.place.name: one.side for one in draft.located}
+    if any(one.side and sides.get(one.place.name) not in (None, one.side) for one in named):
+        return False
     known = {one.place.name for one in draft.located} | {one.place.parent for one in draft.located} - {""}
     return all(one.place.name in known or one.place.parent in known or not one.names for one in named)
 

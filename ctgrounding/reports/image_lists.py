@@ -10,17 +10,20 @@ from ctgrounding.reports.report import Reference
 LONGEST_RANGE = 2000
 LARGEST_IMAGE = 9999
 _RANGE = re.compile(r"\s*(?:[-–—‐‑−]+|\bto\b|\bthrough\b|\bthru\b|\bbis\b|\buntil\b)\s*")
-LIST = re.compile(r"\s*(?:,|;|&|\+|\band\b|\bund\b|\bsowie\b|\bor\b|\boder\b|,\s*and\b|,\s*und\b|,\s*&)\s*")
+LIST = re.compile(r"\s*(?:,|;|&|\+|\bu\.|\band\b|\bund\b|\bsowie\b|\bor\b|\boder\b|,\s*and\b|,\s*und\b|,\s*&)\s*")
 COMMA_SERIES = re.compile(r"[\s,;/|]*")
 _TOTAL = re.compile(r"\s*(?:\(?\s*\bof\b|\(?\s*\bvon\b|/|\bout of\b)\s*")
 LIST_END = re.compile(
-    r"\s*(?:[,;.:)\]|&+/<–—‐-]|$|\n|and\b|und\b|sowie\b|to\b|bis\b|through\b|of\b|in\b|on\b|from\b|der\b|von\b|aus\b)"
+    r"\s*(?:[,;.:)\]|&+/<–—‐-]|$|\n|and\b|und\b|u\.|sowie\b|to\b|bis\b|through\b|of\b|in\b|on\b|from\b|der\b|von\b|aus\b)"
 )
+_PLANE = r"(?:axiale?|ax|coronal|koronar|cor|kor|sagittal|sag|tra|lung|(?:key )?image)\.?:?"
 _INSIDE = re.compile(
-    r"[(\[]\s*(?:see|best seen on|in|on|e\.g\.|siehe|vgl\.?|cf\.?|dort|prior|previous(?: study| exam| ct)?|axial"
-    r"|same series,|same series)?\s*$"
+    r"[(\[{<]\s*(?:see|best seen on|in|on|e\.g\.|z\. ?b\.|siehe|s\.|vgl\.?|cf\.?|dort|prior"
+    r"|previous(?: study| exam| ct)?"
+    rf"|same series,|same series)?\s*(?:{_PLANE}\s*)?\#?\s*$"
 )
-_AFTER_INSIDE = re.compile(r"[^()\[\]\n]{0,40}?[)\]]")
+_DIGIT = re.compile(r"\d")
+_AFTER_INSIDE = re.compile(r"[^()\[\]{}<>\n]{0,40}?[)\]}>]")
 
 
 class ImageLists:
@@ -125,6 +128,6 @@ def with_brackets(low: str, start: int, stop: int) -> tuple[int, int]:
     if not opening:
         return start, stop
     match = _AFTER_INSIDE.match(low, stop)
-    if match is None or re.search(r"\d", match[0]):
+    if match is None or _DIGIT.search(match[0]):
         return start, stop
     return start - opening, match.end()

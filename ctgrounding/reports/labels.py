@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ctgrounding.reports.drafts import Fact
+from ctgrounding.reports.draft import Fact
 
 CT_RATE_LABELS = (
     "Medical material",

@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ctgrounding.reports.entries import Finding, Place, finding_of, load_table, place_of
+from ctgrounding.reports.slips import SHORTEST_TYPO, deletions, is_slip
 
 REMEMBERED_WORDS = 200_000
-SHORTEST_TYPO = 6
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s-]|_+")
 _FOLD = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "é": "e"})
 _INFLECTIONS = ("s", "es", "n", "en", "e", "er", "em", "ern")
@@ -105,7 +105,7 @@ class Lexicon:
             options.sort(key=lambda option: -len(option[0]))
         for word in self._spelt:
             if len(word) >= SHORTEST_TYPO - 1 and word.isalpha():
-                for shorter in _deletions(word):
+                for shorter in deletions(word):
                     self._slips.setdefault(shorter, set()).add(word)
 
     def base(self, word: str) -> tuple[str, ...]:
@@ -134,11 +134,11 @@ class Lexicon:
         if not SHORTEST_TYPO - 1 <= len(word) <= 24:
             return []
         near = set(self._slips.get(word, ()))
-        for shorter in _deletions(word):
+        for shorter in deletions(word):
             near |= self._slips.get(shorter, set())
             if shorter in self._spelt and len(shorter) >= SHORTEST_TYPO:
                 near.add(shorter)
-        return sorted(known for known in near if known[0] == word[0] and _is_slip(word, known))[:1]
+        return sorted(known for known in near if known[0] == word[0] and is_slip(word, known))[:1]
 
     def _compound(self, word: str) -> tuple[Concept, ...]:
         """Place and finding of a German compound; empty if it is none."""
@@ -243,21 +243,6 @@ class _Opening(NamedTuple):
 
 
 _NOTHING = _Opening(None, {}, ())
-
-
-def _deletions(word: str) -> list[str]:
-    return [word[:cut] + word[cut + 1 :] for cut in range(len(word))]
-
-
-def _is_slip(word: str, known: str) -> bool:
-    """Whether one letter was lost, added, doubled or swapped with its neighbour, or replaced in a long word."""
-    if len(word) != len(known):
-        return abs(len(word) - len(known)) == 1 and len(known) >= SHORTEST_TYPO
-    wrong = [place for place in range(len(word)) if word[place] != known[place]]
-    if len(wrong) == 2:
-        first, second = wrong
-        return second == first + 1 and word[first] == known[second] and word[second] == known[first]
-    return len(wrong) == 1 and len(word) > 8
 
 
 @cache

@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Tag = Literal["", "series", "image", "pair", "letter_series", "letter_image", "im", "same"]
 
-_SERIES = r"ser(?:ies|ie|ien|ial)?|seires|sereis|seris|se|acquisition"
+_SERIES = r"ser(?:ies|ie|ien|ial)?|seires|sereis|seris|se|sequen(?:ce|z)|acquisition|acq"
 _IMAGE = (
-    r"images?|imges?|iamges?|imgs?|ima|ims|axial\s+slices?|slices?|sections?|frames?|cuts?"
+    r"images?|imges?|iamges?|imgs?|ima|ims|axial\s+slices?|slices?|sections?|frames?|cuts?|scheiben?"
     r"|bild(?:er|ern|es)?(?:\W?nummern?)?|schicht(?:en)?|schnitt(?:e|en)?"
 )
 _PAIR = (
-    rf"(?:(?:series|serie|ser|se|s)\s?\.?\s?[/:]\s?(?:images?|imgs?|im|i|bild(?:er)?|b)"
+    rf"(?:(?:series|serie|ser|se|s)\s?\.?\s?[/:]\s?(?:images?|imgs?|ima|im|i|bild(?:er)?|b)"
     rf"|(?:{_IMAGE})\s?[/]\s?(?:{_SERIES}))"
 )
 _FILL = r"(?:\s|[:#=.,]|\bno\b|\bnr\b|\bnumbers?\b|\bnummern?\b|\bnos\b|-(?=\s*(?:nr|no)\b)|(?<=[a-z])-)"
@@ -39,15 +38,14 @@ _WORD_VALUES = {
 _UNIT = re.compile(
     r"[.,]\d|\s?(?:mm|cm|ccm|ml|cc|mg|kv|hu|he|%|°|g|kg|mgy|m²|cm²)\b|\s?%|\s?°|\s?[x×]\s?\d|\s?-?(?:mm|cm)\b"
     r"|\s?(?:to|bis|-|–)\s?\d+(?:[.,]\d+)?\s?(?:mm|cm)\b"
-    r"|\s(?:days?|weeks?|months?|years?|minutes?|hours?|uhr|tage?n?|wochen?|monate?n?|jahre?n?|minuten?|phasen?)\b"
+    r"|\s(?:days?|weeks?|months?|years?|minutes?|hours?|uhr|tage?n?|wochen?|monate?n?|jahre?n?|minuten?|phasen?|mal|times)\b|\s?[234]?d\b"
 )
-_GLUED_IMAGE = re.compile(r"(?:im?|b)\d")
+_GLUED_IMAGE = re.compile(r"(?:im|img|ima|i|b)\d")
 LOOK_BACK = 64
 LOOK_AHEAD = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """A number of the text.
 
     Attributes:
@@ -114,10 +112,10 @@ def numbers(low: str) -> list[Number]:
         gap = low[gap_start:start]
         tag, offset, has_comma = _tag(gap)
         after = low[end : end + LOOK_AHEAD]
-        if after[:1].isalpha() and after[1:2] in (":", "/", ";", ",", " ", ")", ""):
+        if after[:1].isalpha() and after[1:2] in (":", "/", ";", ",", " ", ")", "") and not _UNIT.match(after):
             end += 1  # series suffix as in 602B
             after = after[1:]
-        glued = tag == "letter_series" and _GLUED_IMAGE.match(after)
+        glued = tag in ("letter_series", "series") and _GLUED_IMAGE.match(after)
         if (value >= 0 and not glued and (after[:1].isalnum() or _UNIT.match(after))) or (
             gap and gap[-1].isalpha() and not tag
         ):

@@ -16,6 +16,10 @@ _VERTEBRA = re.compile(
     r"(?:(?P<range>\s?(?:/|-|–|to|bis|und|and|,|&)\s?)(?:(?P<letter2>[CTLS]|Th"
     r"|(?i:[hbl]wk))\s?)?(?P<last>\d{1,2}))?(?![\w:]|\.\d|/\d)"
 )
+_NTH_VERTEBRA = re.compile(
+    r"\b(?P<first>\d{1,2})\.(?:\s?(?:und|u\.|-|–|bis|,)\s?(?P<last>\d{1,2})\.)?\s(?P<letter>hals|brust|lenden)wirbel",
+    re.IGNORECASE,
+)
 _LEVELS = {"C": 7, "T": 12, "L": 5, "S": 1}
 _ORDINALS = {
     "first": 1,
@@ -35,13 +39,15 @@ _NTH = rf"(?:\d{{1,2}}(?:st|nd|rd|th|\.)?|{'|'.join(_ORDINALS)})"
 _JOIN = r"\s*(?:to|through|-|–|bis|and|und|,|&|sowie)\s*"
 _RIBS = re.compile(
     rf"\b(?P<nth>{_NTH}(?:{_JOIN}{_NTH})*)\s*(?:[^\W\d]+\s+){{0,2}}(?:ribs?|rippen?)\b"
-    rf"|\b(?:ribs?|rippen?)\s+(?:fractures?\s+|nr\.?\s*)?(?P<after>\d{{1,2}}(?:{_JOIN}\d{{1,2}})*)(?!\s?(?:mm|cm))\b",
+    r"|\b(?:ribs?|rippen?(?:serien?)?(?:fraktur(?:en)?)?)\s+(?:(?:re|li|rechts|links)\b\.?\s+)?(?:fractures?\s+|nr\.?\s*)?"
+    rf"(?P<after>\d{{1,2}}(?:{_JOIN}\d{{1,2}})*)(?!\s?(?:mm|cm))\b",
     re.IGNORECASE,
 )
 _LEVEL_BEFORE = re.compile(
     r"(?:level of|at the level|in h(?:ö|oe)he(?: von)?|auf h(?:ö|oe)he|station|drain at|tube at|tip at)\s*$",
     re.IGNORECASE,
 )
+_LUNG_SEGMENT = re.compile(r"\b(?:[Ss]egment(?:s|es)?\s|SEGMENT\s|S\s?)(\d{1,2})\b")
 _SEGMENT = re.compile(r"\b[Ss]egments?\s+(?:[1-8][ab]?|[IV]{1,4}[ab]?)\b")
 
 
@@ -71,6 +77,13 @@ def numbered_bones(text: str) -> list[Numbered]:
         if names:
             found.append(Numbered(names, None, match.start(), match.end()))
     low = text.lower()
+    if "wirbel" in low:
+        for match in _NTH_VERTEBRA.finditer(text):
+            letter = {"h": "C", "b": "T", "l": "L"}[match["letter"][0].lower()]
+            levels = (int(match["first"]), int(match["last"] or match["first"]))
+            names = tuple(f"vertebrae_{letter}{n}" for n in dict.fromkeys(levels) if 1 <= n <= _LEVELS[letter])
+            if names:
+                found.append(Numbered(names, None, match.start(), match.end()))
     if "rib" in low or "ripp" in low:
         for match in _RIBS.finditer(text):
             side = _rib_side(low[max(0, match.start() - 24) : match.end() + 12])
@@ -132,6 +145,22 @@ def _rib_numbers(written: str) -> list[int]:
 def liver_segment(text: str) -> bool:
     """Whether the text names a segment by liver numbering."""
     return "egment" in text and _SEGMENT.search(text) is not None
+
+
+def lobe_of_segment(text: str, side: Side) -> str:
+    """Place of a lung segment that the text names by number; empty if it names none.
+
+    Examples:
+        >>> lobe_of_segment("Rundherd im Segment 6 links", "left"), lobe_of_segment("S5 rechts", "right")
+        ('lung_lower_lobe', 'lung_middle_lobe_right')
+    """
+    match = _LUNG_SEGMENT.search(text)
+    number = int(match[1]) if match else 0
+    if 1 <= number <= 3:
+        return "lung_upper_lobe"
+    if number in (4, 5):
+        return "lung_middle_lobe_right" if side == "right" else "lung_upper_lobe_left"
+    return "lung_lower_lobe" if 6 <= number <= 10 else ""
 
 
 def side_of(mentions: Sequence[Mention]) -> Side | None:

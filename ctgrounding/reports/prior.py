@@ -32,6 +32,10 @@ _AFTER = re.compile(
     rf"\s*[)\],]?\s*(?:(?:on|of|in|from|at|auf|in|der|aus)\s+(?:the\s+|der\s+|dem\s+)?(?:level-matched\s+)?{_CUE}"
     rf"|(?:on|in|of) that (?:exam|study|ct|scan)|(?:on|from|vom|am) \d+[/.-]\d)"
 )
+_ANY = re.compile(
+    r"prev|prior|former|earlier|old|outside|vor|fr(?:ü|ue)h|ehemal|damal|extern|dort|that |\bwas\b|\bwar\b|vs|versus"
+    r"|compar|from|gegen|\bon \d|\bam \d|\bvom \d|\bof \d"
+)
 _BOUND = re.compile(r"[.;!?\n]\s|\n|,\s(?=now|jetzt|current)")
 
 
@@ -44,12 +48,15 @@ def is_prior(low: str, start: int, end: int, floor: int) -> bool:
         end: One past its last.
         floor: End of the reference before it; nothing before is looked at.
     """
+    if not _ANY.search(low, max(floor, start - WINDOW), end + WINDOW):
+        return False
     if _INSIDE.search(low, start, end) or _AFTER.match(low, end, end + 48):
         return True
     before = low[max(floor, start - WINDOW) : start]
+    last = 0
     for bound in _BOUND.finditer(before):
         last = bound.end()
-    before = before[last:] if _BOUND.search(before) else before
+    before = before[last:]
     if _BEFORE_SIZE.search(before) or _DATED_SIZE.search(before):
         return True
     match = _BEFORE_PLAIN.search(before)

@@ -1,7 +1,6 @@
 """One report, read."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ctgrounding.errors import ReportError
 from ctgrounding.reports.labels import ct_rate_labels
@@ -66,7 +65,8 @@ def _assemble(
     context = Context()
     for name, part, (start, end) in parts:
         found = find_references(part[start:end])
-        found = [replace(one, start=one.start + start, end=one.end + start) for one in found]
+        if start:
+            found = [one._replace(start=one.start + start, end=one.end + start) for one in found]
         parted = list(sentences(part, start, end))
         said = find_statements(part, start, end, name, found, context, parted)
         pointed, clauses = with_clauses(part, parted, name, found, said)

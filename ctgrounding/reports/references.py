@@ -27,6 +27,8 @@ _OF_SERIES = re.compile(
     r"|der|axial|coronal|sagittal|axiale[nr]?)?\s*"
 )
 _SERIES_LINK = re.compile(r"\s*(?:[:;/,]|[-–])?\s*(?:\()?\s*")
+_CLOSING = re.compile(r"\s*[)\],;.]")
+_APART = re.compile(r"[)\]\n]|\.\s")
 _SENTENCE_END = re.compile(
     r"[.!?](?=\s+[^\W\da-z])|\n\s*\n|\n\s*(?:[-*•·]|\d+[.)])\s|\n[^\n:]{2,40}:\s|[^,;(\s]\s(?:no|kein\w*)\s"
 )
@@ -134,7 +136,7 @@ class _Parser(BarePairs):
         return token.link.strip() != "," or self._closes(at)
 
     def _closes(self, at: int) -> bool:
-        return bool(re.compile(r"\s*[)\],;.]").match(self.low, self.tokens[at].end))
+        return bool(_CLOSING.match(self.low, self.tokens[at].end))
 
     def _carry(self, series: Number, at: int) -> int:
         if series.tag == "series" or (series.tag == "letter_series" and self.opens_bracket(series.tag_start)):
@@ -200,7 +202,7 @@ class _Parser(BarePairs):
             and following.tag in ("image", "im", "letter_image")
             and following.value >= 0
             and _TIGHT.fullmatch(following.link)
-            and not re.search(r"[)\]\n]|\.\s", following.link)
+            and not _APART.search(following.link)
         )
         if COMMA_SERIES.fullmatch(token.link) and not own_image:
             return token.value, at + 1

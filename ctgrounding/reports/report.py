@@ -1,15 +1,14 @@
 """What a report says, as plain values with the characters each was read from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 Status = Literal["normal", "abnormal", "uncertain"]
 Side = Literal["left", "right", "bilateral"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """An image that the text points to.
 
     Attributes:
@@ -32,8 +31,7 @@ class Reference:
     section: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Snippet:
+class Snippet(NamedTuple):
     """A clause to be located: what stands at the images, without the reference and without comparisons.
 
     Attributes:
@@ -61,8 +59,7 @@ class Snippet:
     is_prior: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OrganStatement:
+class OrganStatement(NamedTuple):
     """A sentence or clause about one or more organs.
 
     Attributes:
@@ -115,11 +112,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the text itself; a normal statement's finding is null."""
-        values = asdict(self)
-        del values["text"]
-        values["sections"] = {name: list(span) for name, span in self.sections.items()}
-        for reference in values["references"]:
-            reference["images"] = list(reference["images"])
-        for statement in values["organ_statements"]:
-            statement["finding"] = statement["finding"] or None
-        return values
+        return {
+            "sections": {name: list(span) for name, span in self.sections.items()},
+            "references": [{**one._asdict(), "images": list(one.images)} for one in self.references],
+            "snippets": [one._asdict() for one in self.snippets],
+            "organ_statements": [{**one._asdict(), "finding": one.finding or None} for one in self.organ_statements],
+            "ct_rate_labels": dict(self.ct_rate_labels),
+        }

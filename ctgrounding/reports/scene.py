@@ -6,12 +6,22 @@ from dataclasses import dataclass, field
 from ctgrounding.reports.clauses import Clause
 from ctgrounding.reports.entries import Finding, Place
 from ctgrounding.reports.lexicon import Lexicon, Token
-from ctgrounding.reports.places import Located, Numbered, finest, liver_segment, locate, nearest_side, side_of
+from ctgrounding.reports.places import (
+    Located,
+    Numbered,
+    finest,
+    liver_segment,
+    lobe_of_segment,
+    locate,
+    nearest_side,
+    side_of,
+)
 from ctgrounding.reports.report import Side
 from ctgrounding.reports.wordlists import words
 
 _NODE_SITES = words("node_sites")
 _LEANING = words("leaning")
+_LISTING = frozenset({"or", "oder", "nor", "noch", "/"})
 _PLURALS = ("lobes", "arteries", "vessels", "carotids", "arterien", "iden")
 
 
@@ -24,22 +34,30 @@ class Scene:
         tokens: Its tokens.
         table: The vocabulary.
         topic: Places of the line's heading.
-        last: Places of the last statement before this sentence.
+        earlier: Places of the last statement before this sentence.
         bones: Vertebrae and ribs that it names by number.
         before: Places of the last statement within this sentence.
         waiting: Places named of which nothing was said yet.
         side: Side told by a clause that named no place.
+        leaned: Whether anything was asked of the sentence before.
     """
 
     text: str
     tokens: Sequence[Token]
     table: Lexicon
     topic: tuple[Located, ...]
-    last: tuple[Located, ...]
+    earlier: tuple[Located, ...]
     bones: Sequence[Numbered]
     before: list[Located] = field(default_factory=list)
     waiting: list[Located] = field(default_factory=list)
     side: Side | None = None
+    leaned: bool = False
+
+    @property
+    def last(self) -> tuple[Located, ...]:
+        """Places of the last statement before this sentence."""
+        self.leaned = True
+        return self.earlier
 
     def named(self, clause: Clause) -> list[Located]:
         """Places that a clause names, each with its side."""
@@ -64,9 +82,9 @@ class Scene:
         if bound is not None:
             return self._bound(clause, bound, named)
         if named:
-            return self._with_cysts(clause, named), True
+            return self.with_cysts(clause, named), True
         resolved = self._unnamed(clause)
-        return self._with_cysts(clause, resolved), side_of(clause.mentions) is not None and bool(resolved)
+        return self.with_cysts(clause, resolved), side_of(clause.mentions) is not None and bool(resolved)
 
     def _numbered(self, clause: Clause) -> list[Located]:
         bone = self.table.places["numbered bone"]
@@ -92,12 +110,23 @@ class Scene:
             kept = [one for one in named if _belongs(one, entry)]
             if not kept and side_of(clause.mentions) is None and clause.link != ";":
                 kept = [one for one in (*self.waiting, *self.before) if _belongs(one, entry)]
-            found += kept or self._homes(clause, entry.homes)
-        return self._with_cysts(clause, finest(found))
+            found += kept or self._in_segment(clause, entry) or self._homes(clause, entry.homes)
+        return self.with_cysts(clause, finest(found))
+
+    def _in_segment(self, clause: Clause, entry: Finding) -> list[Located]:
+        """The lobe of a lung segment told by number, where the side is told too."""
+        side = self._side(clause)
+        if entry.homes != ("lung",) or side not in ("left", "right"):
+            return []
+        lobe = lobe_of_segment(self._written(clause), side)
+        return [locate(self.table.places[lobe], side, not clause.affirmed, False)] if lobe else []
 
     def _bound(self, clause: Clause, entry: Finding, named: list[Located]) -> tuple[list[Located], bool]:
         """An effusion lies in one of few places: one that is named, else the topic, else its first home."""
-        allowed = [one for one in (*self.waiting, *named) if _belongs(one, entry)]
+        near = [*self.waiting, *named]
+        if not near and clause.link in _LISTING and side_of(clause.mentions) is None:
+            near = self.before
+        allowed = [one for one in near if _belongs(one, entry)]
         topical = [one for one in self.topic if _belongs(one, entry)]
         if allowed or not topical:
             return allowed or self._homes(clause, entry.homes), True
@@ -141,7 +170,8 @@ class Scene:
             side = next((one.side for one in (*self.before, *self.last) if one.side), None)
         return side
 
-    def _with_cysts(self, clause: Clause, located: list[Located]) -> list[Located]:
+    def with_cysts(self, clause: Clause, located: list[Located]) -> list[Located]:
+        """Places of a clause; a kidney that it gives a cyst with the class of its cysts."""
         if not any(said.entry.cyst for said in clause.affirmed):
             return located
         return [_as_cyst(one) for one in located]
@@ -162,7 +192,7 @@ def _resided(one: Located, side: Side | None) -> Located:
 
 
 def _as_cyst(one: Located) -> Located:
-    if one.place.name != "kidney" or one.side not in ("left", "right") or len(one.names) > 1:
+    if one.place.name != "kidney" or one.side is None or any("cyst" in name for name in one.names):
         return one
-    cyst = f"kidney_cyst_{one.side}"
-    return one._replace(names=(*one.names, cyst), masks=(*one.masks, cyst))
+    cysts = [f"kidney_cyst_{side}" for side in ("left", "right") if one.side in (side, "bilateral")]
+    return one._replace(names=(*one.names, *cysts), masks=(*one.masks, *cysts))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctgrounding.reports.wordlists import words
 
@@ -20,8 +20,7 @@ WRAPPED_LINE = 60
 LONGEST = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Sentence:
+class Sentence(NamedTuple):
     """Characters ``start:end`` of a text.
 
     Attributes:
@@ -54,19 +53,23 @@ def sentences(text: str, start: int, end: int) -> Iterator[Sentence]:
 def _sentences(text: str, start: int, end: int) -> Iterator[Sentence]:
     topic = ""
     place = start
-    at_line = True
+    at_line, is_listed = True, False
     for match in _END.finditer(text, start, end):
         if match.start() < place or not _ends(text, place, match, end):
             continue
         stop = match.end() if match[0][0] in ".!?" else match.start()
-        for sentence in _one(text, place, stop, topic, at_line):
+        is_bullet = at_line and _BULLET.match(text, place, stop) is not None
+        for sentence in _one(text, place, stop, "" if is_bullet and is_listed else topic, at_line):
             topic = sentence.topic
+            if sentence.opens_topic:
+                is_listed = is_bullet and sentence.end > sentence.start
             yield sentence
         line_end = text.find("\n", stop, min(end, match.end() + 2)) >= 0 or "\n" in match[0]
         at_line, place = line_end, match.end()
         if line_end and _blank_follows(text, match.start(), end):
             topic = ""
-    yield from _one(text, place, end, topic, at_line)
+    is_bullet = at_line and _BULLET.match(text, place, end) is not None
+    yield from _one(text, place, end, "" if is_bullet and is_listed else topic, at_line)
 
 
 def _blank_follows(text: str, place: int, end: int) -> bool:

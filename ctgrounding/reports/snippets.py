@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ctgrounding.reports.cleaning import largest_size_mm, tidy, without_comparison
 from ctgrounding.reports.report import OrganStatement, Reference, Snippet
@@ -15,7 +14,8 @@ _LEAD_OUT = re.compile(
     r"|siehe|vgl\.?|on|in|at|auf|in der)|\bthe)?[\s,(]*$",
     re.IGNORECASE,
 )
-_INDEPENDENT = re.compile(r"^[\s,;.)\]]*(?:,|;|\.|\b(?:and|und|with|mit|sowie|but)\b|\|)?\s*", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_SIZE = re.compile(r"\d\s?(?:mm|cm)")
 
 
 def with_clauses(
@@ -47,7 +47,7 @@ def with_clauses(
         about = statements[max(0, bisect_left(starts, first) - 1) : bisect_left(starts, last)]
         about = [one for one in about if one.end > first]
         clause = clauses[first, last]
-        pointed.append(replace(reference, snippet=clause, section=section))
+        pointed.append(reference._replace(snippet=clause, section=section))
         snippets.append(_snippet(first, last, clause, reference, section, about))
     return pointed, _merged(snippets)
 
@@ -79,7 +79,7 @@ def _goes_on(text: str, before: Reference, reference: Reference, span: tuple[int
     between = text[before.end : reference.start]
     if reference.end > span[1]:
         return False
-    has_content = len(re.findall(r"[^\W\d_]{3,}", between)) > 1 or re.search(r"\d\s?(?:mm|cm)", between)
+    has_content = len(_WORD.findall(between)) > 1 or _SIZE.search(between)
     return reference.is_prior or not has_content
 
 
@@ -143,6 +143,6 @@ def _merged(snippets: Sequence[Snippet]) -> list[Snippet]:
             continue
         key = one.text.lower(), one.series, one.is_prior, one.section
         if key in kept:
-            one = replace(kept[key], images=tuple(dict.fromkeys((*kept[key].images, *one.images))))
+            one = kept[key]._replace(images=tuple(dict.fromkeys((*kept[key].images, *one.images))))
         kept[key] = one
     return list(kept.values())

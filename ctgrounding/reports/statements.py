@@ -1,14 +1,15 @@
 """Statements about organs: each sentence read in the light of its line's heading and of the sentence before."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from ctgrounding.reports.alike import StandIn, Wording, stand_ins, wording
 from ctgrounding.reports.clauses import read_clauses
 from ctgrounding.reports.cuts import cut
-from ctgrounding.reports.drafts import Draft, Drafts, Fact
+from ctgrounding.reports.draft import Draft, Fact
+from ctgrounding.reports.drafts import Drafts
 from ctgrounding.reports.lexicon import Lexicon, Mention, Token, lexicon, tokens_of
 from ctgrounding.reports.places import Located, finest, locate, numbered_bones, side_of
 from ctgrounding.reports.report import OrganStatement, Reference, Side, Status
@@ -16,9 +17,6 @@ from ctgrounding.reports.scene import Scene
 from ctgrounding.reports.sentences import Sentence, sentences
 
 REMEMBERED_SENTENCES = 16_384
-_ROUGH_SIZE = str.maketrans("23456789", "11111111")
-_ROUGH_REFERENCE = str.maketrans("12345678", "99999999")
-_SIZE = re.compile(r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b")
 _LOBES = {
     "upper": "lung_upper_lobe",
     "lower": "lung_lower_lobe",
@@ -53,6 +51,10 @@ class _Spoken(NamedTuple):
     located: tuple[Located, ...]
     status: Status
     finding: str
+    organs: tuple[str, ...]
+    masks: tuple[str, ...]
+    side: Side | None
+    region: str
 
 
 def find_statements(
@@ -77,47 +79,41 @@ def find_statements(
     """
     context = context or Context()
     found: list[OrganStatement] = []
+    inside = stand_ins(text, start, end, references)
     at = 0
     for sentence in sentences(text, start, end) if parts is None else parts:
-        while at < len(references) and references[at].end <= sentence.start:
+        while at < len(inside) and inside[at].last <= sentence.start:
             at += 1
         stop = at
-        while stop < len(references) and references[stop].start < sentence.end:
+        while stop < len(inside) and inside[stop].first < sentence.end:
             stop += 1
-        found += _sentence(text, sentence, section, references[at:stop], context)
+        found += _sentence(text, sentence, section, inside[at:stop], context)
     return _joined_normal(found, text)
 
 
 def _sentence(
-    text: str, sentence: Sentence, section: str, references: Sequence[Reference], context: Context
+    text: str, sentence: Sentence, section: str, inside: Sequence[StandIn], context: Context
 ) -> list[OrganStatement]:
     if sentence.opens_topic:
         context.topic, context.last = _topic(sentence.topic), ()
+        if not context.topic and _names_finding(sentence.topic):
+            sentence = sentence._replace(start=text.rindex(sentence.topic, 0, sentence.start))
     elif not sentence.topic:
         context.topic = ()
-    written = _alike(text, sentence, references)
-    ends = tuple(reference.end - sentence.start for reference in references)
-    spoken, facts = _spoken(written, context.topic, context.last, ends)
+    worded = wording(text, sentence, inside)
+    spoken, facts = _said(worded, context)
     context.facts += facts
     if spoken:
         context.last = spoken[-1].located
-    return [_statement(text, sentence.start, one, section) for one in spoken]
+    return [_statement(text, worded, one, section) for one in spoken]
 
 
-def _alike(text: str, sentence: Sentence, references: Sequence[Reference]) -> str:
-    """The sentence with sizes and references by rough value, so that what differs in them alone is read once.
-
-    Digits of sizes but zero become 1: length, and on which side of 10 mm a size lies, stay as they are. Digits of
-    references become 9, which no vertebra has.
-    """
-    pieces = []
-    at = sentence.start
-    for reference in references:
-        if reference.start >= at:
-            pieces += [text[at : reference.start], text[reference.start : reference.end].translate(_ROUGH_REFERENCE)]
-            at = reference.end
-    pieces.append(text[at : sentence.end])
-    return _SIZE.sub(lambda size: size[0].translate(_ROUGH_SIZE), "".join(pieces))[: sentence.end - sentence.start]
+def _said(worded: Wording, context: Context) -> tuple[tuple[_Spoken, ...], tuple[Fact, ...]]:
+    """What a sentence says; the one before it matters only to a sentence that leans on it."""
+    spoken, facts, leans = _spoken(worded.text, context.topic, (), worded.ends)
+    if leans and context.last:
+        spoken, facts, _ = _spoken(worded.text, context.topic, context.last, worded.ends)
+    return spoken, facts
 
 
 @lru_cache(maxsize=2048)
@@ -128,22 +124,29 @@ def _topic(heading: str) -> tuple[Located, ...]:
     return tuple(locate(place, side_of(mentions), True, False) for place in named)
 
 
+@lru_cache(maxsize=2048)
+def _names_finding(heading: str) -> bool:
+    """Whether a heading is what its line answers, as in "Effusion: none"."""
+    return any(mention.kind == "finding" for mention in lexicon().mentions(tokens_of(heading)))
+
+
 @lru_cache(maxsize=REMEMBERED_SENTENCES)
 def _spoken(
     text: str, topic: tuple[Located, ...], last: tuple[Located, ...], ends: tuple[int, ...]
-) -> tuple[tuple[_Spoken, ...], tuple[Fact, ...]]:
+) -> tuple[tuple[_Spoken, ...], tuple[Fact, ...], bool]:
     table = lexicon()
     tokens = tokens_of(text)
     mentions = _with_shared_lobes(table.mentions(tokens), tokens, table)
     if not mentions:
-        return (), ()
+        return (), (), False
     bones = numbered_bones(text)
     pieces = cut(tokens, mentions, ends, [(bone.start, bone.end) for bone in bones])
     clauses = read_clauses(tokens, [mention for mention in mentions if mention.kind != "comparing"], pieces)
-    drafts = Drafts(Scene(text, tokens, table, topic, last, bones))
+    scene = Scene(text, tokens, table, topic, last, bones)
+    drafts = Drafts(scene)
     drafts.read(clauses)
     kept = [draft for draft in drafts.done if draft.speaks and any(one.names for one in draft.located)]
-    return tuple(_finished(draft, tokens) for draft in kept), tuple(drafts.facts)
+    return tuple(_finished(draft, tokens) for draft in kept), tuple(drafts.facts), scene.leaned
 
 
 def _finished(draft: Draft, tokens: Sequence[Token]) -> _Spoken:
@@ -152,7 +155,17 @@ def _finished(draft: Draft, tokens: Sequence[Token]) -> _Spoken:
         end += 1
     located = tuple(finest([one for one in draft.located if one.names]))
     finding = draft.finding if draft.affirmed else ""
-    return _Spoken(tokens[draft.start].start, tokens[end - 1].end, located, draft.status, finding)
+    return _Spoken(
+        tokens[draft.start].start,
+        tokens[end - 1].end,
+        located,
+        draft.status,
+        finding,
+        tuple(dict.fromkeys(name for place in located for name in place.names)),
+        tuple(dict.fromkeys(mask for place in located for mask in place.masks)),
+        _side(located),
+        next((place.place.region for place in located if place.place.region), ""),
+    )
 
 
 def _with_shared_lobes(mentions: list[Mention], tokens: Sequence[Token], table: Lexicon) -> list[Mention]:
@@ -168,13 +181,10 @@ def _with_shared_lobes(mentions: list[Mention], tokens: Sequence[Token], table: 
     return sorted([*mentions, *added], key=lambda mention: mention.start) if added else mentions
 
 
-def _statement(text: str, offset: int, one: _Spoken, section: str) -> OrganStatement:
-    start, end = offset + one.start, offset + one.end
-    organs = tuple(dict.fromkeys(name for place in one.located for name in place.names))
-    masks = tuple(dict.fromkeys(mask for place in one.located for mask in place.masks))
-    region = next((place.place.region for place in one.located if place.place.region), "")
+def _statement(text: str, worded: Wording, one: _Spoken, section: str) -> OrganStatement:
+    start, end = worded.start_of(one.start), worded.end_of(one.end)
     return OrganStatement(
-        text[start:end], organs, masks, _side(one.located), one.status, one.finding, start, end, section, region
+        text[start:end], one.organs, one.masks, one.side, one.status, one.finding, start, end, section, one.region
     )
 
 
