@@ -22,7 +22,7 @@ Per-voxel triples (``shape``, ``spacing_mm``) are in array order ``D H W``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
@@ -169,6 +169,9 @@ class DenseFeatures:
         offset_vox: Centre of cell ``(0, 0, 0)`` in voxels of the volume, cell-centre convention:
             ``(cell_vox - 1) / 2`` where the map starts at the volume's first voxel.
         summary: One vector a scan, where the encoder has a summary token.
+        views: What the encoder makes for one readout alone, on a grid of its own: ``global``, ``depth`` or
+            ``organ`` to the features that this readout sees instead of the map. A view has the map's channels,
+            and one named ``depth`` its cells along ``D``.
     """
 
     map: Float[Tensor, "b C d h w"]
@@ -176,6 +179,11 @@ class DenseFeatures:
     cell_vox: tuple[float, float, float]
     offset_vox: tuple[float, float, float]
     summary: Float[Tensor, "b C"] | None = None
+    views: Mapping[str, "DenseFeatures"] = field(default_factory=dict)
+
+    def view(self, name: str) -> "DenseFeatures":
+        """What the readout ``name`` reads: its own view where the encoder has one, else these features."""
+        return self.views.get(name, self)
 
 
 class HeadBank(Protocol):

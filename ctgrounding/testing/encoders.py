@@ -37,8 +37,8 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     gradients are finite and reach every trainable parameter; a state dict carries everything; bfloat16
     autocast stays near float32; there are no batch statistics.
 
-    Where the slab is seen from: an encoder whose cells have a bounded field of view is measured by that field's
-    middle (its norms taken out), any other by the interval in which a cell responds most. A deep
+    Where the slab is seen from: an encoder whose cells have bounded fields of view of their own is measured by a
+    field's middle (its norms taken out), any other by the interval in which a cell responds most. A deep
     convolutional encoder needs so many ``cells`` that its field of view fits in.
 
     Args:
@@ -72,6 +72,11 @@ def _check_grid(subject: _Subject) -> Iterator[str]:
     if shape[1] != encoder.width or dense.valid.shape != dense.map[:, 0].shape:
         yield f"width is {encoder.width}, but map and valid have shapes {shape} and {tuple(dense.valid.shape)}."
         return
+    for name, view in dense.views.items():
+        if view.map.shape[1] != encoder.width or view.valid.shape != view.map[:, 0].shape:
+            yield f"the view '{name}' has a map of {tuple(view.map.shape)}, but valid is {tuple(view.valid.shape)}."
+        if name == "depth" and (view.cell_vox[0], view.map.shape[2]) != (encoder.cell_vox[0], shape[2]):
+            yield f"the view 'depth' has {view.map.shape[2]} bins of {view.cell_vox[0]:g} voxels, unlike the map."
     for axis, name in enumerate("DHW"):
         yield from _grid_along(subject, axis, name)
 
@@ -96,9 +101,9 @@ def _grid_along(subject: _Subject, axis: int, name: str) -> Iterator[str]:
 def _centres(subject: _Subject, axis: int) -> dict[int, float]:
     """Middle of what each inner cell along an axis sees, in voxels."""
     bare = _responses(_without_norms(subject.encoder), subject.shape, axis) > 0
-    local = {cell: _middle(seen) for cell, seen in enumerate(bare.T) if seen.any() and not seen[0] and not seen[-1]}
-    if local:
-        return local
+    fields = {cell: seen for cell, seen in enumerate(bare.T) if seen.any() and not seen[0] and not seen[-1]}
+    if fields and len({tuple(seen.tolist()) for seen in fields.values()}) == len(fields):
+        return {cell: _middle(seen) for cell, seen in fields.items()}
     others = [subject.make().eval() for _ in range(_DRAWS)]
     responses = torch.stack([_responses(other, subject.shape, axis) for other in others])
     strongest = (responses / responses.sum((1, 2), keepdim=True)).mean(0).argmax(1)
@@ -146,14 +151,29 @@ def _check_padding(subject: _Subject) -> Iterator[str]:
         padded = torch.full([1, *(size + first + 5 for size, first in zip(shape, start, strict=True))], 700.0)
         padded[:, *_window(start, shape)] = volume
         dense = _encode(encoder, padded, box + torch.tensor(start)[:, None])
-        cells = [round(first / vox) for first, vox in zip(start, encoder.cell_vox, strict=True)]
-        inner = dense.map[:, :, *_window(cells, plain.map.shape[2:])]
-        for what, found, expected in (("cells", inner, plain.map), ("the summary", dense.summary, plain.summary)):
-            if found is None or expected is None:
-                continue
-            error = _relative(found, expected)
+        for name, view in _parts(plain):
+            found = dense.view(name)
+            cells = [round(first / vox) for first, vox in zip(start, view.cell_vox, strict=True)]
+            inner = found.map[:, :, *_window(cells, view.map.shape[2:])]
+            inner = torch.where(view.valid[:, None], inner, 0)
+            expected = torch.where(view.valid[:, None], view.map, 0)
+            error = _relative(inner, expected)
             if error > SAME_TOLERANCE:
-                yield f"padding {label} changes {what} by {error:.1e} (relative)."
+                yield f"padding {label} changes cells{_of(name)} by {error:.1e} (relative)."
+            if found.summary is not None and view.summary is not None:
+                error = _relative(found.summary, view.summary)
+                if error > SAME_TOLERANCE:
+                    yield f"padding {label} changes the summary{_of(name)} by {error:.1e} (relative)."
+
+
+def _parts(dense: DenseFeatures) -> Iterator[tuple[str, DenseFeatures]]:
+    """The map and every view by name."""
+    yield "", dense
+    yield from dense.views.items()
+
+
+def _of(name: str) -> str:
+    return f" of the view '{name}'" if name else ""
 
 
 def _window(start: Sequence[int], size: Sequence[int]) -> list[slice]:
@@ -166,11 +186,12 @@ def _check_batch(subject: _Subject) -> Iterator[str]:
     together = _encode(encoder, volumes, box)
     for scan in range(len(box)):
         alone = _encode(encoder, volumes[scan : scan + 1], box[scan : scan + 1])
-        valid = alone.valid[0]
-        error = _relative(together.map[scan][:, valid], alone.map[0][:, valid])
-        if error > SAME_TOLERANCE:
-            yield f"scan {scan} differs by {error:.1e} (relative) between a batch and alone."
-            return
+        for name, view in _parts(alone):
+            valid = view.valid[0]
+            error = _relative(together.view(name).map[scan][:, valid], view.map[0][:, valid])
+            if error > SAME_TOLERANCE:
+                yield f"scan {scan}{_of(name)} differs by {error:.1e} (relative) between a batch and alone."
+                return
 
 
 def _check_sizes(subject: _Subject) -> Iterator[str]:
@@ -190,10 +211,12 @@ def _check_gradients(subject: _Subject) -> Iterator[str]:
     volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
     dense = encoder(volumes, box)
     weight = torch.linspace(-1, 1, dense.map.shape[1])
-    total = (dense.map.transpose(1, 4) * weight).sin().sum()
-    if dense.summary is not None:
-        total = total + (dense.summary * weight).sin().sum()
-    total.backward()
+    total = torch.zeros(())
+    for _, view in _parts(dense):
+        total = total + (view.map.transpose(1, 4) * weight).sin().sum()
+        if view.summary is not None:
+            total = total + (view.summary * weight).sin().sum()
+    total.backward()  # type: ignore[no-untyped-call]
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             yield f"parameter {name} gets no gradient; ranks would wait for it."

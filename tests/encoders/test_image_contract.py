@@ -10,6 +10,7 @@ from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.conv import PatchConv
 from ctgrounding.encoders.image.segresnet import SegResNetEncoder
 from ctgrounding.encoders.image.vit import ViT
+from ctgrounding.encoders.image.windowed import WindowedViT
 from ctgrounding.testing.encoders import check_image_encoder
 
 
@@ -22,6 +23,11 @@ from ctgrounding.testing.encoders import check_image_encoder
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=2, heads=4), (5, 4, 4)),
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=3, heads=4, attention="slice_scan", layer_scale=0.1), (5, 4, 4)),
         (lambda: ViT(patch=(2, 4, 4), width=48, depth=2, heads=4, checkpoint_every=1), (4, 4, 4)),
+        (lambda: ViT(patch=(1, 2, 2), width=48, depth=2, heads=4, table=(4, 3, 3)), (4, 4, 4)),
+        (
+            lambda: WindowedViT(window=(2, 4, 4), patch=(1, 2, 2), width=36, depth=1, heads=2, combiner_depth=1),
+            (4, 4, 4),
+        ),
         (lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="instance"), (12, 12, 12)),
     ],
     ids=[
@@ -31,6 +37,8 @@ from ctgrounding.testing.encoders import check_image_encoder
         "vit_full",
         "vit_slice_scan",
         "vit_checkpointed",
+        "vit_table",
+        "windowed",
         "segresnet_instance",
     ],
 )
@@ -41,6 +49,13 @@ def test_built_in_encoders_keep_the_contract(make, cells):
 @pytest.mark.slow
 def test_deeper_segresnet_keeps_the_contract():
     check_image_encoder(lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="group"), (12, 12, 12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("branch", ["zero_shot", "none"])
+def test_windowed_vit_keeps_the_contract_with_any_depth_branch(branch):
+    sizes = {"window": (4, 8, 8), "patch": (2, 4, 4), "width": 36, "depth": 2, "heads": 2, "combiner_depth": 2}
+    check_image_encoder(lambda: WindowedViT(**sizes, depth_branch=branch, checkpoint_every=1), (5, 4, 4))
 
 
 class Plain(ImageEncoder):

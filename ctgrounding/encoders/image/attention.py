@@ -121,14 +121,17 @@ class Block(nn.Module):
         heads: Attention heads.
         mlp_ratio: Hidden width of the MLP over ``width``.
         layer_scale: Initial value of a learned gain on each branch, None for no gain.
+        eps: Added to the variance by the norms.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         hidden = round(width * mlp_ratio)
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.attention = Attention(width, heads)
-        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_norm = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         gains = None if layer_scale is None else torch.full((2, width), layer_scale)
         self.layer_scale = None if gains is None else nn.Parameter(gains)

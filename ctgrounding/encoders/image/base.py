@@ -33,9 +33,10 @@ class ImageEncoder(nn.Module, ABC):
             is ``(cell_vox - 1) / 2``. A stack of padded strided convolutions has its first cell at voxel 0.
         windows: Low and high end of each HU window.
         has_summary: Whether :meth:`forward` gives one vector a scan besides the map.
+        axial_mm: Size of a depth bin that is asked for; None for whatever the cells give.
 
     Raises:
-        ConfigError: If a size is not positive.
+        ConfigError: If a size is not positive, or the depth bins are not as asked for.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ImageEncoder(nn.Module, ABC):
         offset_vox: Sequence[float] | None = None,
         windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS,
         has_summary: bool = False,
+        axial_mm: float | None = None,
     ) -> None:
         super().__init__()
         self._width = width
@@ -56,6 +58,12 @@ class ImageEncoder(nn.Module, ABC):
         self._offset_vox = (depth, row, column)
         self._has_summary = has_summary
         self.windows = HuWindows(windows)
+        if axial_mm is not None and abs(axial_mm - self.axial_mm) > 1e-6 * self.axial_mm:
+            raise ConfigError(
+                f"{type(self).__name__} is asked for depth bins of {axial_mm:g} mm, but its cells of "
+                f"{self._cell_vox[0]:g} voxels of {self._spacing_mm[0]:g} mm are {self.axial_mm:g} mm. "
+                "Change its patch, stage or spacing_mm, or remove axial_mm."
+            )
 
     @abstractmethod
     def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:

@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ctgrounding.encoders.image.base import ImageEncoder
-from ctgrounding.encoders.image.ragged import groups
-from ctgrounding.encoders.image.windows import AIR_HU, DEFAULT_WINDOWS, outside_to_air
-from ctgrounding.errors import BatchError, ConfigError
-from ctgrounding.types import DenseFeatures
+from ctgrounding.encoders.image.cropped import CroppedEncoder, without_statistics
+from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS, HuWindows
+from ctgrounding.errors import ConfigError
 
 
-class SegResNetEncoder(ImageEncoder):
-    """The downward half of MONAI's ``SegResNet``, with the map of one stage.
+class SegResNetEncoder(CroppedEncoder):
+    """The downward half of MONAI's ``SegResNet``, with the map of one stage; CT-FM's encoder is one.
 
     A stage halves the grid by a padded 3x3x3 convolution of stride 2, so cell ``i`` of stage ``s`` is centred
     at voxel ``i * 2**s``. Group and instance norm take statistics over a whole scan, so scans whose valid
@@ -26,8 +23,13 @@ class SegResNetEncoder(ImageEncoder):
         filters: Channels of stage 0; each stage doubles them.
         blocks: Residual blocks of each stage; stages after ``stage`` are not made.
         stage: Stage that gives the map, of ``2**stage`` voxels a cell; None for the last.
-        norm: ``group`` (8 groups) or ``instance``.
+        norm: ``group`` (8 groups), ``instance``, or ``fixed``: a gain and a shift a channel, for weights that were
+            trained with batch norm.
+        final_norm: Layer norm over the channels of the map; CT-FM has none.
+        unit_range: Windows in [0, 1] instead of [-1, 1], so that the zeros around a convolution mean the low end
+            of the window.
         windows: Low and high end of each HU window.
+        axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
         ConfigError: If there is no such stage.
@@ -46,52 +48,45 @@ class SegResNetEncoder(ImageEncoder):
         filters: int = 16,
         blocks: Sequence[int] = (1, 2, 2, 4),
         stage: int | None = None,
-        norm: Literal["group", "instance"] = "group",
+        norm: Literal["group", "instance", "fixed"] = "group",
+        final_norm: bool = True,
+        unit_range: bool = False,
         windows: Sequence[tuple[float, float]] = DEFAULT_WINDOWS,
+        axial_mm: float | None = None,
     ) -> None:
         stage = len(blocks) - 1 if stage is None else stage
         if not 0 <= stage < len(blocks):
             raise ConfigError(f"SegResNetEncoder has stages 0 to {len(blocks) - 1}, but stage is {stage}.")
         width, stride = filters * 2**stage, 2**stage
         super().__init__(
-            width=width, spacing_mm=spacing_mm, cell_vox=(stride,) * 3, offset_vox=(0.0, 0.0, 0.0), windows=windows
+            width=width,
+            spacing_mm=spacing_mm,
+            cell_vox=(stride,) * 3,
+            align_vox=(stride,) * 3,
+            strided=True,
+            windows=windows,
+            axial_mm=axial_mm,
         )
+        if unit_range:
+            self.windows = HuWindows(windows, low_value=0.0)
         from monai.networks.nets import SegResNet
 
-        options = {"num_groups": 8} if norm == "group" else {"affine": True}
+        norms = {"group": ("group", {"num_groups": 8}), "instance": ("instance", {"affine": True}), "fixed": "batch"}
         whole = SegResNet(
             init_filters=filters,
             in_channels=len(self.windows),
             blocks_down=tuple(blocks[: stage + 1]),
             blocks_up=(1,) * stage,
-            norm=(norm, options),
+            norm=norms[norm],
         )
-        self.stride = stride
         self.enter: nn.Module = whole.convInit
         self.stages: nn.ModuleList = whole.down_layers
-        self.norm = nn.LayerNorm(width)
+        without_statistics(self.stages)
+        self.norm = nn.LayerNorm(width) if final_norm else nn.Identity()
 
-    def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:
-        """Encode volumes of any size."""
-        grid = self.grid(image_hu.shape[1:])
-        volume = outside_to_air(image_hu, valid_box)
-        cells: Tensor | None = None
-        for group in groups(valid_box, (self.stride,) * 3):
-            found = self._encode(volume[group.scans][group.window])
-            if cells is None:
-                cells = found.new_zeros(len(volume), *grid, self.width)
-            d, h, w = (start // self.stride for start in group.low)
-            depth, row, column = found.shape[1:4]
-            cells[group.scans, d : d + depth, h : h + row, w : w + column] = found
-        if cells is None:
-            raise BatchError("A micro-batch without scans has no features; leave it out.")
-        return self.features(cells.permute(0, 4, 1, 2, 3), self.valid_cells(valid_box, grid))
-
-    def _encode(self, volume: Shaped[Tensor, "g D H W"]) -> Float[Tensor, "g d h w C"]:
-        sides = volume.shape[1:]
-        needed = [(cells - 1) * self.stride + 1 for cells in self.grid(sides)]
-        depth, row, column = (max(full - side, 0) for full, side in zip(needed, sides, strict=True))
-        cells: Tensor = self.enter(self.windows(functional.pad(volume, (0, column, 0, row, 0, depth), value=AIR_HU)))
+    def encode(self, volume_hu: Shaped[Tensor, "g D H W"]) -> Float[Tensor, "g d h w C"]:
+        """The map of one stage."""
+        cells: Tensor = self.enter(self.windows(volume_hu))
         for stage in self.stages:
             cells = stage(cells)
         normed: Tensor = self.norm(cells.permute(0, 2, 3, 4, 1))

@@ -20,6 +20,7 @@ from ctgrounding.encoders.image.attention import (
     initialise,
 )
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.image.position_table import PositionTable
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
 from ctgrounding.types import DenseFeatures
@@ -29,11 +30,12 @@ from ctgrounding.types import DenseFeatures
 class _Tokens:
     """Tokens of a batch of scans, ``m`` in each of ``d`` slices, and what attention needs of them.
 
-    ``valid`` is None where every token is real, so that attention needs no mask.
+    There is one summary (``s`` is 1), or between slice blocks one a slice. ``valid`` is None where every token is
+    real, so that attention needs no mask.
     """
 
     values: Float[Tensor, "b d m C"]
-    summary: Float[Tensor, "b 1 C"]
+    summary: Float[Tensor, "b s C"]
     cos: Float[Tensor, "b d m F"]
     sin: Float[Tensor, "b d m F"]
     valid: Bool[Tensor, "b d m"] | None
@@ -42,10 +44,14 @@ class _Tokens:
 class ViT(ImageEncoder):
     """Vision transformer with linear patches, axial rotary positions in mm, and full or slice-scan attention.
 
-    With ``slice_scan`` the tokens of a slice attend to each other and to the summary, and every
-    ``scan_every``-th block lets all tokens of the scan meet (HLIP, arXiv 2505.21862, which has two slice blocks
-    to a scan block: ``scan_every: 3``; unlike it, positions are rotary). In slice blocks the summary's update
-    is the mean of its updates by the slices that hold real voxels.
+    With ``slice_scan`` the tokens of a slice attend to each other and to a summary of their own, and every
+    ``scan_every``-th block lets all tokens of the scan meet, with the mean of the summaries of the slices that
+    hold real voxels (HLIP, arXiv 2505.21862, which has two slice blocks to a scan block: ``scan_every: 3``).
+
+    Positions are rotary in mm, or with ``table`` a fixed table that is added to the patches, as in HLIP, where
+    it is made of sines and cosines and not trained. The table's middle lies on the middle of the scan's valid
+    box and is read between its cells, where the public code stretches it over any grid; a scan as large as the
+    table gets the same.
 
     Patch dropout keeps the same number of cells in every slice, real ones first; dropped cells are zero and
     not valid in the result. It happens in training only and draws from torch's global generator.
@@ -62,8 +68,11 @@ class ViT(ImageEncoder):
         layer_scale: Initial value of a learned gain on each branch, None for none.
         patch_keep: Share of a slice's cells that a training step keeps, in (0, 1].
         checkpoint_every: Recompute every so many-th block in backward to save memory; 0 for none.
-        wavelengths_mm: Shortest and longest wavelength of the positions.
+        wavelengths_mm: Shortest and longest wavelength of the rotary positions.
+        table: Cells along ``D H W`` of a table of positions instead of rotary ones.
+        norm_eps: Added to the variance by every norm.
         windows: Low and high end of each HU window.
+        axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
         ConfigError: If sizes do not fit each other.
@@ -90,9 +99,14 @@ class ViT(ImageEncoder):
         patch_keep: float = 1.0,
         checkpoint_every: int = 0,
         wavelengths_mm: tuple[float, float] = DEFAULT_WAVELENGTHS_MM,
+        table: tuple[int, int, int] | None = None,
+        norm_eps: float = 1e-5,
         windows: Sequence[tuple[float, float]] = DEFAULT_WINDOWS,
+        axial_mm: float | None = None,
     ) -> None:
-        super().__init__(width=width, spacing_mm=spacing_mm, cell_vox=patch, windows=windows, has_summary=True)
+        super().__init__(
+            width=width, spacing_mm=spacing_mm, cell_vox=patch, windows=windows, has_summary=True, axial_mm=axial_mm
+        )
         if not 0 < patch_keep <= 1:
             raise ConfigError(f"patch_keep is a share in (0, 1], but is {patch_keep}.")
         self.patch_keep = patch_keep
@@ -101,9 +115,10 @@ class ViT(ImageEncoder):
         self.meets = [attention == "full" or i == last or (i + 1) % scan_every == 0 for i in range(depth)]
         self.embed = nn.Linear(len(self.windows) * patch[0] * patch[1] * patch[2], width)
         self.summary = nn.Parameter(torch.zeros(1, 1, width))
-        self.rotary = AxialRotary(head_width(width, heads), wavelengths_mm)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, layer_scale) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.rotary = AxialRotary(head_width(width, heads), wavelengths_mm) if table is None else None
+        self.table = None if table is None else PositionTable(table, width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, layer_scale, norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.apply(initialise)
         nn.init.trunc_normal_(self.summary, std=0.02)
 
@@ -117,7 +132,7 @@ class ViT(ImageEncoder):
         if kept is not None:
             cells, position_mm, valid = _take(cells, kept), _take(position_mm, kept), valid.gather(2, kept)
         tokens = self._run(self._tokens(cells, position_mm, valid))
-        values, summary = self.norm(tokens.values), self.norm(tokens.summary)[:, 0]
+        values, summary = self.norm(tokens.values), self.norm(_joined(tokens.summary, tokens.valid))[:, 0]
         if kept is not None:
             values, valid = _put_back(values, valid, kept, grid[1] * grid[2])
         cell_map = values.view(len(values), *grid, -1).permute(0, 4, 1, 2, 3)
@@ -138,7 +153,9 @@ class ViT(ImageEncoder):
     ) -> _Tokens:
         values = self.embed(cells)
         summary = self.summary.to(values.dtype).expand(len(values), -1, -1)
-        cos, sin = self.rotary(position_mm)
+        if self.table is not None:
+            values = values + self.table(position_mm / position_mm.new_tensor(self.cell_mm)).to(values.dtype)
+        cos, sin = self.rotary(position_mm) if self.rotary is not None else _no_turn(position_mm)
         return _Tokens(values, summary, cos, sin, None if bool(valid.all()) else valid)
 
     def _run(self, tokens: _Tokens) -> _Tokens:
@@ -153,25 +170,34 @@ class ViT(ImageEncoder):
 
 
 def _scan_block(block: nn.Module, about: _Tokens, values: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
-    """All tokens of a scan and its summary attend to each other."""
+    """All tokens of a scan and the mean of its summaries attend to each other."""
     rotation = Rotation(about.cos.flatten(1, 2), about.sin.flatten(1, 2))
     key_valid = None if about.valid is None else _with_summary(about.valid.flatten(1))
-    mixed = block(torch.cat([summary, values.flatten(1, 2)], dim=1), rotation, key_valid)
+    joined = _joined(summary, about.valid)
+    mixed = block(torch.cat([joined, values.flatten(1, 2)], dim=1), rotation, key_valid)
     return mixed[:, 1:].view_as(values), mixed[:, :1]
 
 
 def _slice_block(block: nn.Module, about: _Tokens, values: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens of a slice and a copy of the summary attend to each other; the copies are averaged."""
+    """The tokens of a slice and its own summary attend to each other."""
     b, d, _, width = values.shape
     rotation = Rotation(about.cos.flatten(0, 1), about.sin.flatten(0, 1))
     key_valid = None if about.valid is None else _with_summary(about.valid.flatten(0, 1))
-    copies = summary.expand(b, d, width).reshape(b * d, 1, width)
-    mixed = block(torch.cat([copies, values.flatten(0, 1)], dim=1), rotation, key_valid)
-    copies = mixed[:, 0].view(b, d, width)
-    if about.valid is None:
-        return mixed[:, 1:].reshape_as(values), copies.mean(1, keepdim=True)
-    real = about.valid.any(2, keepdim=True).to(copies.dtype)
-    return mixed[:, 1:].reshape_as(values), (copies * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+    own = summary.expand(b, d, width).reshape(b * d, 1, width)
+    mixed = block(torch.cat([own, values.flatten(0, 1)], dim=1), rotation, key_valid)
+    return mixed[:, 1:].reshape_as(values), mixed[:, 0].view(b, d, width)
+
+
+def _joined(summary: Float[Tensor, "b s C"], valid: Bool[Tensor, "b d m"] | None) -> Float[Tensor, "b 1 C"]:
+    if summary.shape[1] == 1 or valid is None:
+        return summary.mean(1, keepdim=True)
+    real = valid.any(2, keepdim=True).to(summary.dtype)
+    return (summary * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+
+
+def _no_turn(position: Float64[Tensor, "b d m 3"]) -> tuple[Tensor, Tensor]:
+    none = torch.zeros(*position.shape[:3], 0, device=position.device)
+    return none, none
 
 
 def _with_summary(valid: Bool[Tensor, "R N"]) -> Bool[Tensor, "R N1"]:

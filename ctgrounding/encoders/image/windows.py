@@ -16,12 +16,13 @@ DEFAULT_WINDOWS = ((-1000.0, 1000.0), (-150.0, 250.0), (-1000.0, -300.0))
 
 
 class HuWindows(nn.Module):
-    """One channel a window, linear from -1 at its low end to 1 at its high end and clamped there.
+    """One channel a window, linear from ``low_value`` at its low end to 1 at its high end and clamped there.
 
     Works on whole volumes or on patches of them: the channels become the axis ``axis`` of the result.
 
     Args:
         windows: Low and high end of each window in HU.
+        low_value: Value at the low end, below 1.
 
     Raises:
         ConfigError: If there is no window or one is empty.
@@ -34,8 +35,9 @@ class HuWindows(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS) -> None:
+    def __init__(self, windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS, low_value: float = -1.0) -> None:
         super().__init__()
+        self.low_value = low_value
         if not windows or any(len(window) != 2 or window[0] >= window[1] for window in windows):
             raise ConfigError(f"windows must be pairs [low, high] of HU with low < high, but are {list(windows)}.")
         self.register_buffer("low", torch.tensor([float(low) for low, _ in windows]), persistent=False)
@@ -48,9 +50,9 @@ class HuWindows(nn.Module):
         """Channels in the windows' own floating type, as a new axis at ``axis`` (not negative)."""
         values = image_hu.to(self.low.dtype).unsqueeze(axis)
         shape = [-1 if place == axis else 1 for place in range(values.ndim)]
-        gain = 2 / (self.high - self.low)
-        shift = -1 - self.low * gain
-        return torch.addcmul(shift.view(shape), values, gain.view(shape)).clamp_(-1, 1)
+        gain = (1 - self.low_value) / (self.high - self.low)
+        shift = self.low_value - self.low * gain
+        return torch.addcmul(shift.view(shape), values, gain.view(shape)).clamp_(self.low_value, 1)
 
 
 def outside_to_air(image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> Shaped[Tensor, "b D H W"]:

@@ -82,6 +82,7 @@ class DepthReadout(Readout):
 
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
         """One row a bin of every scan, zero at bins without real voxels."""
+        dense = dense.view("depth")
         valid = dense.valid.flatten(2)
         bin_valid = valid.any(-1)
         rows: Tensor = self.enter(self._in_plane(dense, valid))

@@ -71,6 +71,7 @@ class OrganReadout(Readout):
 
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
         """One row a visible organ; none where no scan has a label map."""
+        dense = dense.view("organ")
         labels = context.organs
         if labels is None:
             labels = torch.zeros(len(dense.map), 1, 1, 1, dtype=torch.uint8, device=dense.map.device)

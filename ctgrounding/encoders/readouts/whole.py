@@ -59,6 +59,7 @@ class GlobalReadout(Readout):
 
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
         """One row a scan."""
+        dense = dense.view("global")
         cells, valid = dense.map.flatten(2).transpose(1, 2), dense.valid.flatten(1)
         found: dict[str, Tensor] = {}
         if "mean" in self.parts:
