@@ -15,7 +15,7 @@ AFFINE = np.array([[-4.0, 0, 0, 46], [0, -4, 0, 38], [0, 0, 5, 100], [0, 0, 0, 1
 CARD = """
 name: faulty
 root: {root}
-scans: {{table: scans.csv, series: series, organs: organs, split: split}}
+scans: {{table: {table}, series: series, organs: organs, split: split}}
 ids: keep
 """
 
@@ -184,17 +184,14 @@ FAULTS: dict[str, tuple[str, Callable | None, Callable | None]] = {
 """Fault to the verdict it deserves, what it does to the scan, and what it does to its file."""
 
 
-def write_hospital(
-    root: Path, write: Mapping[str, Callable], scans: int, each: int, broken: bool = True
-) -> dict[str, str]:
-    """Write a hospital whose last scans are broken.
+def write_hospital(root: Path, write: Mapping[str, Callable], scans: int, each: int) -> dict[str, str]:
+    """Write a hospital whose last scans are broken, and a second table, ``clean.csv``, without these.
 
     Args:
         root: Folder.
         write: The writers of the ``hospital`` fixture.
         scans: How many in all.
         each: Broken ones of each fault.
-        broken: Whether the broken ones are there at all.
 
     Returns:
         Scan to verdict; empty for those in order.
@@ -203,8 +200,6 @@ def write_hospital(
     deserved, rows = {}, []
     for number in range(scans):
         way = ways[number - (scans - len(ways))] if number >= scans - len(ways) else ""
-        if way and not broken:
-            continue
         seed = number if way != "copy" else number % (scans - len(ways))
         scan = Scan(number, write["body"](SHAPE, seed=seed), label_map("total_v2"))
         kind, change, after = FAULTS[way] if way else ("", None, dicom() if number % 12 == 5 else None)
@@ -215,6 +210,7 @@ def write_hospital(
             | {"series": 3, "organs": f"organs/{scan.name}.nii.gz", "split": ("train", "val", "test")[number % 3]}
         )
     write["table"](root / "scans.csv", rows)
+    write["table"](root / "clean.csv", [row for row in rows if not deserved[row["scan_id"]]])
     return deserved
 
 

@@ -5,9 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctgrounding.errors import ScanError
+from ctgrounding.errors import CardError, ScanError
+from ctgrounding.ingest import load_card
+from ctgrounding.ingest.audit.field_of_view import body_at_edge
 from ctgrounding.ingest.audit.hu import HuRule, to_hu
+from ctgrounding.ingest.audit.rule import AuditRule
 from ctgrounding.ingest.audit.verdict import judge
+from ctgrounding.ingest.catalog import PlannedScan
+from ctgrounding.ingest.examination import Rules, examine
 from ctgrounding.ingest.readers.nifti import NiftiSource
 from ctgrounding.ingest.readers.source import Stored
 
@@ -114,3 +119,130 @@ def test_conversion_is_exact_and_clipped_for_every_type(dtype, slope, intercept,
     values = np.array(data.draw(st.lists(numbers, min_size=8, max_size=8))).astype(dtype).reshape(2, 2, 2)
     expected = np.clip(values.astype(np.float64) * slope + intercept, -1024, 3071)
     np.testing.assert_allclose(to_hu(values, HuRule("header", slope, intercept)), expected, atol=0.01)
+
+
+def test_verdicts_say_what_the_values_needed():
+    assert HuRule("header", 1.0, 0.0).verdict == "already_hu"
+    assert HuRule("header", 1.0, -1024.0).verdict == "slope_and_intercept"
+    assert HuRule("already_hu", 1.0, 0.0).verdict == "intercept_trap"
+    assert HuRule("lost_intercept", 1.0, -1024.0).verdict == "intercept_trap"
+    assert HuRule("trusted", 1.0, -1024.0).verdict == "trusted"
+
+
+def reasons(values, affine=None, intercept=0.0):
+    """Kind to reason of what is found about values ``[i, j, k]``."""
+    affine = np.diag([3.0, 3.0, 3.0, 1.0]) if affine is None else affine
+    source = NiftiSource(None, affine, values.shape, {"reader": "nifti"})
+    return {remark.kind: remark.reason for remark in judge(source, Stored(values.T, 1.0, intercept)).remarks}
+
+
+def test_a_scan_in_order_has_no_remark(hu):
+    assert reasons(hu) == {}
+
+
+def test_an_intercept_trap_says_what_the_header_said_and_where_air_lies(hu):
+    assert (
+        "intercept -8192, but the values are already HU (air at -1002.5 HU"
+        in reasons(hu, intercept=-8192.0)["intercept_trap"]
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_a_cut_field_is_the_share_of_its_border_inside_the_body(share):
+    """A slab of soft tissue across the whole field: its cuts through the two sides are all of it on the border."""
+    values = np.full((40, 40, 6), -1000, np.int16)
+    values[:, : int(40 * share)] = 40
+    values[12:28, 12:28] = 40
+    border = np.ones((40, 40), bool)
+    border[1:-1, 1:-1] = False
+    expected = (values[:, :, 0][border] == 40).mean()
+    assert body_at_edge(values.T, HuRule("header", 1.0, 0.0)) == pytest.approx(expected)
+    assert ("cut_field" in reasons(values)) == (share > 0)
+
+
+@pytest.mark.parametrize("outside", [-2048, -1024])
+def test_a_round_field_is_cut_where_its_circle_is(outside):
+    i, j = np.meshgrid(*(np.linspace(-1, 1, 64),) * 2, indexing="ij")
+    field = np.full((64, 64, 6), -1000, np.int16)
+    field[np.hypot(i, j) > 1] = outside
+    inside, cut = field.copy(), field.copy()
+    inside[np.hypot(i, j) < 0.7] = 40
+    cut[(np.abs(j) < 0.4) & (np.hypot(i, j) < 1)] = 40
+    assert "cut_field" not in reasons(inside)
+    assert "cut_field" in reasons(cut)
+
+
+def test_slices_that_repeat_the_one_before_are_counted(hu):
+    copied = hu.copy()
+    copied[:, :, 4] = copied[:, :, 3]
+    copied[:, :, 8] = copied[:, :, 7]
+    assert reasons(copied)["copied_slices"] == "2 of 10 slices equal the one before, the first is 5."
+    blank_ends = hu.copy()
+    blank_ends[:, :, :3] = -1024
+    assert "copied_slices" not in reasons(blank_ends)
+    sideways = np.moveaxis(copied, 2, 0)
+    turned = np.array([[0, 3.0, 0, 0], [0, 0, 3.0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
+    assert reasons(sideways, turned)["copied_slices"].startswith("2 of 10")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "kind"), [((1, 1, 1), "lost_header"), ((0.7, 0.7, 3), "odd_size"), ((30, 30, 3), "odd_size")]
+)
+def test_a_header_that_cannot_be_is_flagged(hu, spacing, kind):
+    assert kind in reasons(hu, np.diag([*map(float, spacing), 1.0]))
+
+
+def test_a_gantry_tilt_is_told_from_an_oblique_stack(hu):
+    sheared = np.diag([3.0, 3.0, 3.0, 1.0])
+    sheared[2, 1] = 3.0 * np.tan(np.radians(10))
+    turn = np.radians(10)
+    oblique = np.diag([3.0, 3.0, 3.0, 1.0])
+    oblique[1:3, 1:3] = 3 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    assert reasons(hu, sheared)["tilt"] == (
+        "The slices are tilted by 10.0 degrees and sheared by 10.0 degrees, as by a gantry tilt."
+    )
+    assert "tilted by 10.0 degrees and not sheared" in reasons(hu, oblique)["tilt"]
+
+
+def planned(path, **more):
+    return PlannedScan("s", "s", "p", "train", path, None, None, {}, {}, **more)
+
+
+def rules(**audit):
+    return Rules((5.0, 4.0, 4.0), "auto", "total_v2", AuditRule(**audit))
+
+
+def test_a_card_decides_what_flags_leave_out_and_how_few_slices_do(hu, hospital, tmp_path):
+    padded = hu.copy()
+    padded[:5] = -2048
+    path = hospital["nifti"](tmp_path / "ct.nii.gz", padded, np.diag([3.0, 3.0, 3.0, 1.0]))
+    assert examine(planned(path), rules()).scan.verdict.flags == ("padding",)
+    refused = examine(planned(path), rules(quarantine=["padding"]))
+    assert refused.scan is None
+    assert refused.refusal.kind == "padding"
+    few = examine(planned(path), rules(min_slices=11))
+    assert few.refusal.reason == "The scan has 10 axial slices; the card wants at least 11."
+
+
+def test_whatever_a_library_throws_ends_in_a_verdict_without_its_words(tmp_path, monkeypatch):
+    def explode(path, series):
+        raise ZeroDivisionError(f"secret {path}")
+
+    monkeypatch.setattr("ctgrounding.ingest.examination.open_source", explode)
+    found = examine(planned(tmp_path / "Smith.nii.gz"), rules())
+    assert (found.refusal.kind, found.refusal.reason) == ("unreadable", "It cannot be read (ZeroDivisionError).")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("{quarantine: [not_ct]}", "audit.quarantine is 'not_ct'. Use one of duplicate, mask_missing"),
+        ("{min_slices: 0}", "audit.min_slices is 0. It must be at least 1"),
+        ("{min_slice: 3}", "unknown key 'audit.min_slice'.* Did you mean 'min_slices'"),
+    ],
+)
+def test_a_card_with_a_wrong_audit_rule_says_so(tmp_path, given, words):
+    card = tmp_path / "card.yaml"
+    card.write_text(f"name: demo\nroot: {tmp_path}\nscans: {{table: scans.csv}}\naudit: {given}\n")
+    with pytest.raises(CardError, match=words):
+        load_card(card)

@@ -13,9 +13,9 @@ from ctgrounding.ingest.audit.command import audit
 from ctgrounding.ingest.audit.kinds import KINDS
 
 
-def run(root, output):
-    card = root / "card.yaml"
-    card.write_text(CARD.format(root=root))
+def run(root, output, table="scans.csv"):
+    card = root / f"{table}.yaml"
+    card.write_text(CARD.format(root=root, table=table))
     return ingest(card=str(card), output=output, spacing_mm=SPACING_MM, workers=1)
 
 
@@ -50,13 +50,12 @@ def check(tmp_path, hospital, scans, each):
     assert set(found) == set(deserved) - left_out
     assert (summary.planned, summary.ingested) == (scans, scans - len(left_out))
 
-    write_hospital(tmp_path / "clean", hospital, scans, each, broken=False)
-    run(tmp_path / "clean", tmp_path / "clean shards")
+    run(tmp_path / "faulty", tmp_path / "clean shards", table="clean.csv")
     clean = content(tmp_path / "clean shards")
     assert set(clean) == {scan for scan, kind in deserved.items() if not kind}
     assert {scan: found[scan] for scan in clean} == clean
 
-    verdicts = audit(card=str(tmp_path / "faulty" / "card.yaml"), output=tmp_path / "audit", workers=1)
+    verdicts = audit(card=str(tmp_path / "faulty" / "scans.csv.yaml"), output=tmp_path / "audit", workers=1)
     assert {scan.scan_id: {remark.kind for remark in scan.remarks} for scan in verdicts.scans} == said
     assert {scan.scan_id for scan in verdicts.scans if scan.left_out} == left_out
     account = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
     "blank": Kind("blank", "quarantine", "Export it again."),
     "not_hu": Kind("not HU", "quarantine", "Export CT values, not a windowed or normalised picture."),
     "duplicate": Kind("duplicate", "quarantine", "Keep one row; if patients differ, find out whose scan it is."),
-    "two_splits": Kind("patient in two splits", "quarantine", "Give all scans of a patient one split."),
+    "two_splits": Kind("patient in two splits", "quarantine", "Give all scans of a patient one split; ingest waits."),
     "mask_missing": Kind("mask missing", "no mask", "Make the mask, or clear its column."),
     "mask_unreadable": Kind("mask cannot be read", "no mask", "Make the mask again."),
     "mask_empty": Kind("mask empty", "no mask", "Make the mask again."),

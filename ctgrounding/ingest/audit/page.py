@@ -67,7 +67,7 @@ def _findings(kinds: Sequence[str], counts: Mapping[str, int]) -> str:
         for kind in kinds
     )
     head = '<tr><th>Finding</th><th class="number">Scans</th><th>Effect</th><th>What to do</th></tr>'
-    return f'<div class="scroll"><table>{head}{rows}</table></div>'
+    return f'<div class="scroll"><table class="kinds">{head}{rows}</table></div>'
 
 
 def _section(kind: str, scans: Sequence[ScanAudit]) -> str:
@@ -78,7 +78,7 @@ def _section(kind: str, scans: Sequence[ScanAudit]) -> str:
     if entry.effect == "note":
         gallery = f"<details><summary>{_count(len(figures), 'scan')}</summary>{gallery}</details>"
     return (
-        f'<section id="{kind}"><h2>{escape(entry.title.capitalize())} {_badge(entry.effect)}</h2>'
+        f'<section id="{kind}"><h2>{escape(entry.title[0].upper() + entry.title[1:])} {_badge(entry.effect)}</h2>'
         f"<p>{escape(entry.advice)}</p>{gallery}</section>"
     )
 
@@ -96,7 +96,8 @@ def _figure(scan: ScanAudit, kind: str) -> str:
         data = b64encode(scan.picture).decode()
         picture = f'<img loading="lazy" alt="coronal and axial view" src="data:image/png;base64,{data}">'
     else:
-        picture = '<div class="none">no picture</div>'
+        words = "not shown: it may carry names" if kind == "not_ct" else "no picture"
+        picture = f'<div class="none">{words}</div>'
     anchor = f' id="{escape(_anchor(scan))}"' if scan.verdict == kind else ""
     return (
         f"<figure{anchor}>{picture}<figcaption><b>{escape(scan.scan_id)}</b> {_badge(scan.outcome)}"
