@@ -121,6 +121,15 @@ def files_under_root(root: Path, pattern: str, key: str) -> list[Path]:
     return [under_root(root, str(entry.relative_to(root)), key) for entry in found]
 
 
+def _what_lies_there(root: Path, pattern: str) -> str:
+    """The first names in the deepest folder of a pattern that there is."""
+    fixed = Path(*[part for part in Path(pattern).parts[:-1] if not any(sign in part for sign in "*?[")])
+    folder = next(place for place in (root / fixed, *(root / fixed).parents) if place.is_dir())
+    names = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+    return f"{folder} holds {shown}."
+
+
 def _check(card: Card, path: Path) -> None:
     if not Path(card.root).is_dir():
         raise CardError(f"The root '{card.root}' of the card {path} is no folder. Correct it or give --root FOLDER.")

@@ -5,79 +5,14 @@ of a scan encode where they lie, so that a flip, a shift or a doubled intercept 
 """
 
 import csv
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import openpyxl
-from conftest import write_dicom, write_nifti, write_table
-
-from ctgrounding.ingest.snippets import LOCALIZER, NO_NUMBERS
-
-SHAPE_IJK = (24, 20, 16)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What ingest should find.
-
-    Attributes:
-        studies: Study to its scans.
-        patients: Scan to patient.
-        splits: Scan to split; None where a hash decides.
-        reports: Scan to section and text; scans without report have none.
-        labels: Scan to some of its labels.
-        put_aside: Scan to a piece of the reason.
-        organs: Organs that the shards must hold for each scan; empty if there are none.
-        snippets: Scan to the depths of its snippets.
-        sentences: Scan to organ and sentence.
-        refused: Why snippets are refused, and how many.
-    """
-
-    studies: Mapping[str, Sequence[str]]
-    patients: Mapping[str, str]
-    splits: Mapping[str, str]
-    reports: Mapping[str, Mapping[str, str]]
-    labels: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
-    put_aside: Mapping[str, str] = field(default_factory=dict)
-    organs: frozenset[str] = frozenset()
-    snippets: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    sentences: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    refused: Mapping[str, int] = field(default_factory=dict)
-
-
-def chest_hu(scan: str, shape_ijk: Sequence[int] = SHAPE_IJK) -> np.ndarray:
-    """HU on RAS axes: a body in air with a bone-dense cube in its right, anterior, superior part."""
-    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape_ijk), indexing="ij")
-    noise = np.random.default_rng(zlib.crc32(scan.encode())).normal(0, 8, tuple(shape_ijk))
-    values = np.where((i / 0.85) ** 2 + (j / 0.8) ** 2 < 1, 40.0, -1000.0) + noise
-    values[(i > 0.25) & (i < 0.6) & (j > 0.1) & (j < 0.45) & (k > 0.3) & (k < 0.8)] = 700.0
-    return np.rint(values).astype(np.int16)
-
-
-def ras_affine(
-    spacing: Sequence[float] = (3.0, 3.0, 5.0), origin: Sequence[float] = (-30.0, -25.0, -200.0)
-) -> np.ndarray:
-    """An affine whose axes are those of the world."""
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = origin
-    return affine
-
-
-def turned(values: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
-    """The same scan with its array in another orientation."""
-    image = nib.Nifti1Image(values, affine)
-    ornt = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
-    return image.as_reoriented(ornt)
-
-
-def save(path: Path, values: np.ndarray, affine: np.ndarray, codes: str = "LPS", intercept: float = 0.0) -> None:
-    """Write a scan as NIfTI in an orientation, with a header intercept."""
-    image = turned(values, affine, codes)
-    write_nifti(path, np.asarray(image.dataobj), image.affine, 1, intercept)
+from conftest import write_table
+from layout_parts import Expected, chest_hu, ras_affine, save
+from own_layouts import own_dicom, own_nifti
 
 
 def _reports(volumes: Mapping[str, str]) -> list[dict[str, object]]:
@@ -310,48 +245,6 @@ def inspect_ctpa(root: Path) -> Expected:
         splits={"IMG1": "train", "IMG2": "train", "IMG3": "val"},
         reports={image: {"impression": f"1. No embolism, {i}."} for image, (i, _, _) in people.items()},
         labels={image: {"pulmonary embolism": label} for image, label in zip(people, (1, 0, None), strict=True)},
-    )
-
-
-def own_nifti(root: Path) -> Expected:
-    """Own NIfTI files and CSV tables, with slices."""
-    save(root / "ct/a.nii.gz", chest_hu("a"), ras_affine(), "LPS")
-    row = {"scan_id": "a", "study_id": "s1", "patient_id": "p1", "path": "ct/a.nii.gz"}
-    write_table(root / "scans.csv", [row])
-    write_table(
-        root / "reports.csv",
-        [{"study_id": "s1", "findings": "A cyst in the left kidney (series 3, image 5).", "impression": "Cyst."}],
-    )
-    return Expected(
-        studies={"s1": ["a"]},
-        patients={"a": "p1"},
-        splits={},
-        reports={"a": {"findings": "A cyst in the left kidney (series 3, image 5).", "impression": "Cyst."}},
-        refused={NO_NUMBERS: 1},
-    )
-
-
-def own_dicom(root: Path) -> Expected:
-    """Own DICOM folders with several series each and CSV tables."""
-    hu = chest_hu("x-3")
-    lps = hu[::-1, ::-1].transpose(2, 1, 0)
-    corner = ras_affine() @ [SHAPE_IJK[0] - 1, SHAPE_IJK[1] - 1, 0, 1]
-    positions = np.array([[-corner[0], -corner[1], corner[2] + 5.0 * k] for k in range(SHAPE_IJK[2])])
-    folder = root / "dicom/x"
-    write_dicom(folder / "thin", lps + 1024, positions, pixel_mm=(3.0, 3.0), series=3)
-    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
-    write_dicom(folder / "scout", lps[:1] + 1024, positions[:1], pixel_mm=(3.0, 3.0), series=1, extra=scout)
-    row = {"scan_id": "x-3", "study_id": "x", "patient_id": "q1", "path": "dicom/x", "series": 3}
-    write_table(root / "scans.csv", [row])
-    text = "A cyst in the left kidney (series 3, image 5). Catheter seen (series 1, image 1)."
-    write_table(root / "reports.csv", [{"study_id": "x", "report": text}])
-    return Expected(
-        studies={"x": ["x-3"]},
-        patients={"x-3": "q1"},
-        splits={},
-        reports={"x-3": {"findings": text}},
-        snippets={"x-3": [(-180.0, -180.0)]},
-        refused={LOCALIZER: 1},
     )
 
 

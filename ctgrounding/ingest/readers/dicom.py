@@ -120,9 +120,9 @@ def _kind(group: Sequence[SliceHeader]) -> SeriesKind:
     first = group[0]
     if "LOCALIZER" in first.kind:
         return "localizer"
-    if not is_axial(first):
+    if len(first.orientation) == 6 and not is_axial(first):
         return "not axial"
-    return "derived" if "DERIVED" in first.kind else "axial"
+    return "axial" if first.orientation and "DERIVED" not in first.kind else "derived"
 
 
 def _chosen(groups: list[list[SliceHeader]], series: int | None) -> list[SliceHeader]:
@@ -144,5 +144,5 @@ def _chosen(groups: list[list[SliceHeader]], series: int | None) -> list[SliceHe
 
 
 def _is_volume(group: Sequence[SliceHeader]) -> bool:
-    is_ct = group[0].modality == "CT" and len(group) >= MIN_SLICES
-    return is_ct and _kind(group) in ("axial", "derived")
+    first = group[0]
+    return first.modality == "CT" and len(group) >= MIN_SLICES and is_axial(first) and "LOCALIZER" not in first.kind
