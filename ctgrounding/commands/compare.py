@@ -22,7 +22,7 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
     """
     found = pairs.compare(run_a, run_b)
     console = Console(highlight=False)
-    table = Table("number", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None)
+    table = Table("number", "cases", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None)
     for item in found.differences:
         table.add_row(*_row(item, alpha))
     console.print(table)
@@ -38,6 +38,7 @@ def _row(item: Difference, alpha: float) -> tuple[str, ...]:
     values = (f"{item.first:.3g}", f"{item.second:.3g}", f"{item.difference:+.3g}")
     return (
         name,
+        str(item.cases),
         *values,
         f"{item.low:+.3g} to {item.high:+.3g}",
         f"{item.p_corrected:.3g}",

@@ -23,7 +23,7 @@ from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.errors import ConfigError
 
 _log = logging.getLogger(__name__)
-SplitName = Literal["train", "val", "test", "all"]
+SplitName = Literal["train", "dev", "val", "test", "all"]
 
 
 class ShardDataModule(LightningDataModule):
@@ -53,6 +53,8 @@ class ShardDataModule(LightningDataModule):
         num_workers: Worker processes that read ahead.
         prefetch: Micro-batches that each of them reads ahead.
         worker_start: ``fork``, ``spawn`` or ``forkserver``; the platform's default if null.
+        dev_fraction: Share of the training patients that training leaves out, by a hash of their ids: split ``dev``,
+            to choose a model on.
         train_split: Split to train on.
         val_split: Split to validate on.
         test_split: Split to test on.
@@ -87,6 +89,7 @@ class ShardDataModule(LightningDataModule):
         num_workers: int = 0,
         prefetch: int = 2,
         worker_start: Literal["fork", "spawn", "forkserver"] | None = None,
+        dev_fraction: float = 0.0,
         train_split: SplitName = "train",
         val_split: SplitName = "val",
         test_split: SplitName = "test",
@@ -95,6 +98,10 @@ class ShardDataModule(LightningDataModule):
         super().__init__()
         if not 0.0 <= mirror_probability <= 1.0:
             raise ConfigError(f"data.mirror_probability is {mirror_probability}; a probability lies in [0, 1].")
+        if not 0.0 <= dev_fraction < 1.0:
+            raise ConfigError(f"data.dev_fraction is {dev_fraction}; a share of training patients lies in [0, 1).")
+        if not dev_fraction and "dev" in (train_split, val_split, test_split, predict_split):
+            raise ConfigError("A split is dev, but data.dev_fraction is 0. Give the share of training patients for it.")
         for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
             if size is not None and size < 1:
                 raise ConfigError(f"data.{name} is {size}; it must be at least 1.")
@@ -103,6 +110,7 @@ class ShardDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.seed = seed
         self._sources = Sources(shards, supervision)
+        self._dev_fraction = dev_fraction
         self._label_names = label_names
         self._one_scan_per_study = one_scan_per_study
         self._last_batch: Literal["drop", "wrap"] = last_batch
@@ -129,7 +137,7 @@ class ShardDataModule(LightningDataModule):
     def index(self) -> ScanIndex:
         """All scans of all sources and splits."""
         if self._index is None:
-            self._index = self._sources.load()
+            self._index = self._sources.load().with_dev(self._dev_fraction)
         return self._index
 
     @property

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctgrounding.data.keys import stable_hash
 from ctgrounding.data.records import ScanRecord, Split
 from ctgrounding.data.shards import Shard, find_shards
 from ctgrounding.errors import ConfigError, ShardError
@@ -90,7 +91,23 @@ class ScanIndex:
             packed_records=packed,
         )
 
-    def of_split(self, split: Split | Literal["all"]) -> "ScanIndex":
+    def with_dev(self, fraction: float) -> "ScanIndex":
+        """The same scans with a share of the training patients as split ``dev``.
+
+        A patient's side depends on the id alone, so it is the same in every run, whatever else is trained on, and
+        in data sets that are built on each other.
+
+        Args:
+            fraction: Share of the training patients, in [0, 1).
+        """
+        pairs = zip(self.columns["split"], self.columns["patient_id"], strict=True)
+        splits = tuple(
+            "dev" if split == "train" and stable_hash("dev", patient) < fraction * 2**63 else split
+            for split, patient in pairs
+        )
+        return replace(self, columns={**self.columns, "split": splits})
+
+    def of_split(self, split: Split | Literal["dev", "all"]) -> "ScanIndex":
         """The scans of one split, or all."""
         return self.take([i for i, name in enumerate(self.columns["split"]) if split in (name, "all")])
 

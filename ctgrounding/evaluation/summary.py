@@ -7,7 +7,10 @@ from typing import Any
 from ctgrounding.evaluation.protocols.build import Plan, pool_of
 from ctgrounding.evaluation.results import RunResults
 
-_NO_NUMBERS = ("pool", "queries", "scans", "patients", "classes", "asked", "threshold_patients", "threshold_classes")
+_NO_NUMBERS = (
+    *("pool", "queries", "scans", "studies", "patients", "snippets", "small_snippets", "outside"),
+    *("classes", "asked", "threshold_patients", "threshold_classes"),
+)
 _BOUNDS = ("_ci_low", "_ci_high", "_repeats_low", "_repeats_high")
 
 

@@ -17,6 +17,8 @@ from ctgrounding.evaluation.retrieval import ReportRetrieval
 from ctgrounding.evaluation.scan_retrieval import ScanRetrieval
 from ctgrounding.evaluation.selection import Selection, plain, read_list
 
+_OWN_NAMES = ("findings", "scan_to_scan")
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -125,10 +127,14 @@ def plan(
             continue
         selection = Selection("first" if part.scans == "first" else "all", part.datasets, listed)
         evaluators[name] = _BUILDERS[part.kind](part, heads, selection)
-        evaluators[name].prefix = f"{protocol.name}/{name}/"
+        # A part that is named as its numbers are needs its name once.
+        evaluators[name].prefix = f"{protocol.name}/" if name in _OWN_NAMES else f"{protocol.name}/{name}/"
         evaluators[name].use_label_names(label_names)
     if not evaluators:
-        raise ConfigError(f"Nothing of protocol {protocol.name} can be evaluated. {' '.join(left_out)}")
+        raise ConfigError(
+            f"Nothing of protocol {protocol.name} can be evaluated. {' '.join(left_out)} Ingest the data that it is "
+            "defined on; protocol strict takes any."
+        )
     evaluators["patients"] = Cohort()
     evaluators["patients"].prefix = f"{protocol.name}/"
     return Plan(protocol, evaluators, tuple(left_out))
