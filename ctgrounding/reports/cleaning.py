@@ -8,7 +8,7 @@ _STOPS = " ,;:.([|"
 _EMPTY = re.compile(r"\(\s*\)|\[\s*\]")
 _COMMAS = re.compile(r"(?:,\s*)+,")
 _SPACED = re.compile(r"\s+([,;.:)])")
-_LOOSE = (",,", ", ,", " ,", " ;", " .", " :", " )")
+_LOOSE = re.compile(r"[ ,][,;.:)]")
 _SIZE = r"\d+(?:[.,]\d+)?(?:\s?[x×]\s?\d+(?:[.,]\d+)?){0,2}\s?(?:mm|cm)\b"
 _COMPARISON = re.compile(
     r"[,;]?\s*\(?\b(?:"
@@ -82,7 +82,10 @@ def without_comparison(text: str) -> str:
         'Rundherd rechts'
     """
     low = text.lower()
-    if not any(cue in low for cue in _CUES):
+    for cue in _CUES:
+        if cue in low:
+            break
+    else:
         return text
     cleaned = _COMPARISON.sub("", _ON_DATE.sub("", text))
     return tidy(cleaned) or text
@@ -114,7 +117,7 @@ def tidy(text: str) -> str:
     text = " ".join(text.split())
     if "(" in text or "[" in text:
         text = _EMPTY.sub("", text)
-    if any(loose in text for loose in _LOOSE):
+    if _LOOSE.search(text):
         text = _SPACED.sub(r"\1", _COMMAS.sub(",", text))
     text = _without_end(text[_LEADING.match(text).end() :])  # type: ignore[union-attr]  # it matches nothing too
     return text + ")" * min(1, max(0, text.count("(") - text.count(")")))

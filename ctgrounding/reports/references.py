@@ -67,13 +67,18 @@ class _Parser(BarePairs):
         place = 0
         while place < len(self.tokens):
             token = self.tokens[place]
-            if self.carried is not None and _SENTENCE_END.search(
-                self.low, max(self.carried_at - 1, self.scanned - OVERLAP), token.tag_start
-            ):
+            if self.carried is not None and self._has_ended(max(self.carried_at - 1, self.scanned - OVERLAP), token):
                 self.carried = None
             self.scanned = token.tag_start
             place = max(self._read(place, token), place + 1)
         return self.found
+
+    def _has_ended(self, start: int, token: Number) -> bool:
+        """Whether the sentence of a carried series ends before a number."""
+        between = self.low[start : token.tag_start]
+        may_end = "." in between or "\n" in between or " no " in between or " kein" in between
+        may_end = may_end or "!" in between or "?" in between
+        return may_end and _SENTENCE_END.search(self.low, start, token.tag_start) is not None
 
     def _read(self, place: int, token: Number) -> int:
         if token.value < 0:

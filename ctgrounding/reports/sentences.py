@@ -18,6 +18,7 @@ _TOPIC = re.compile(r"([^\W\d_][^\n:.;()]{1,48}):(?=\s|$)")
 _PARTICULAR = re.compile(r"\d|\b(?:left|right|links|rechts|li|re|linke[nrs]?|rechte[nrs]?)\b", re.IGNORECASE)
 WRAPPED_LINE = 60
 LONGEST = 1500
+LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 
 
 class Sentence(NamedTuple):
@@ -83,6 +84,9 @@ def _ends(text: str, place: int, match: re.Match[str], end: int) -> bool:
         return True
     if match[0][0] != ".":
         return _line_ends(text, place, match.end(), end)
+    at = match.start()
+    if not text[at - 1 : at].isalnum() or text[max(place, at - LONGEST_ABBREVIATION - 1) : at].isalpha():
+        return True
     following = text[match.end() : match.end() + 24].lstrip()
     if not following:
         return True

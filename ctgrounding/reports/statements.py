@@ -33,12 +33,12 @@ class Context:
     """What is carried from sentence to sentence of a report.
 
     Attributes:
-        topic: Places of the heading of the line.
+        heading: Heading of the line.
         last: Places of the last statement.
         facts: CT-RATE classes settled so far.
     """
 
-    topic: tuple[Located, ...] = ()
+    heading: str = ""
     last: tuple[Located, ...] = ()
     facts: list[Fact] = field(default_factory=list)
 
@@ -95,11 +95,11 @@ def _sentence(
     text: str, sentence: Sentence, section: str, inside: Sequence[StandIn], context: Context
 ) -> list[OrganStatement]:
     if sentence.opens_topic:
-        context.topic, context.last = _topic(sentence.topic), ()
-        if not context.topic and _names_finding(sentence.topic):
+        context.heading, context.last = sentence.topic, ()
+        if not _topic(sentence.topic) and _names_finding(sentence.topic):
             sentence = sentence._replace(start=text.rindex(sentence.topic, 0, sentence.start))
     elif not sentence.topic:
-        context.topic = ()
+        context.heading = ""
     worded = wording(text, sentence, inside)
     spoken, facts = _said(worded, context)
     context.facts += facts
@@ -110,9 +110,9 @@ def _sentence(
 
 def _said(worded: Wording, context: Context) -> tuple[tuple[_Spoken, ...], tuple[Fact, ...]]:
     """What a sentence says; the one before it matters only to a sentence that leans on it."""
-    spoken, facts, leans = _spoken(worded.text, context.topic, (), worded.ends)
+    spoken, facts, leans = _spoken(worded.text, context.heading, (), worded.ends)
     if leans and context.last:
-        spoken, facts, _ = _spoken(worded.text, context.topic, context.last, worded.ends)
+        spoken, facts, _ = _spoken(worded.text, context.heading, context.last, worded.ends)
     return spoken, facts
 
 
@@ -132,7 +132,7 @@ def _names_finding(heading: str) -> bool:
 
 @lru_cache(maxsize=REMEMBERED_SENTENCES)
 def _spoken(
-    text: str, topic: tuple[Located, ...], last: tuple[Located, ...], ends: tuple[int, ...]
+    text: str, heading: str, last: tuple[Located, ...], ends: tuple[int, ...]
 ) -> tuple[tuple[_Spoken, ...], tuple[Fact, ...], bool]:
     table = lexicon()
     tokens = tokens_of(text)
@@ -142,7 +142,7 @@ def _spoken(
     bones = numbered_bones(text)
     pieces = cut(tokens, mentions, ends, [(bone.start, bone.end) for bone in bones])
     clauses = read_clauses(tokens, [mention for mention in mentions if mention.kind != "comparing"], pieces)
-    scene = Scene(text, tokens, table, topic, last, bones)
+    scene = Scene(text, tokens, table, _topic(heading) if heading else (), last, bones)
     drafts = Drafts(scene)
     drafts.read(clauses)
     kept = [draft for draft in drafts.done if draft.speaks and any(one.names for one in draft.located)]
