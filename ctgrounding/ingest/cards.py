@@ -20,12 +20,12 @@ class JoinedTable:
         table: Like every ``table`` of a card: a CSV, Parquet or Excel file under the root, or a pattern with
             ``*`` whose files are read as one table.
         key: Its column that is compared.
-        on: The column of the scans that it is compared with; empty for a column of the same name.
+        equals: The column of the scans that it is compared with; empty for a column of the same name.
     """
 
     table: str = MISSING
     key: str = MISSING
-    on: str = ""
+    equals: str = ""
 
 
 @dataclass

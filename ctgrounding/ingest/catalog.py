@@ -122,7 +122,7 @@ def _scans_table(card: Card, root: Path) -> Table:
 def _joined(table: Table, join: JoinedTable, root: Path) -> Table:
     other = open_table(root, join.table, "scans.joins")
     keys = other.column(join.key, "scans.joins.key")
-    wanted = table.column(join.on or join.key, "scans.joins.on")
+    wanted = table.column(join.equals or join.key, "scans.joins.equals")
     place: dict[str, int] = {}
     new = [column for column in other.columns if column not in table.columns]
     for row, key in enumerate(keys):
@@ -131,7 +131,7 @@ def _joined(table: Table, join: JoinedTable, root: Path) -> Table:
             raise CardError(f"{join.table} has several rows for '{key}', and they differ. Keep one.")
     if not any(value in place for value in wanted):
         raise CardError(
-            f"{join.table}: no '{join.key}' is a '{join.on or join.key}' of {table.name}. It has '{keys[0]}', ..., and "
+            f"{join.table}: no '{join.key}' is a '{join.equals or join.key}' of {table.name}. It has '{keys[0]}', ..., and "
             f"{table.name} has '{wanted[0]}', .... Correct scans.joins."
         )
     added = {column: [other.columns[column][place[key]] if key in place else "" for key in wanted] for column in new}
