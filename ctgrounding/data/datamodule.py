@@ -19,6 +19,7 @@ from ctgrounding.data.loader import Position, StepLoader, Workers
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.resume import Progress
 from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
+from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.errors import ConfigError
 
@@ -47,6 +48,7 @@ class ShardDataModule(LightningDataModule):
         one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
         supervision: Name of a file that ``ctgrounding mine`` wrote beside the shards; its snippets, organ sentences
             and labels take the place of the shards' own.
+        shares: Shares of training by what supervises a scan: masks, snippets, both, neither; what there is if null.
         last_batch: ``drop`` or ``wrap`` the scans that do not fill the last training batch of an epoch.
         seed: Key of everything random here.
         on_error: What a damaged scan does: ``raise`` stops the run, ``skip`` leaves it out and counts it.
@@ -83,6 +85,7 @@ class ShardDataModule(LightningDataModule):
         mirror_probability: float = 0.0,
         one_scan_per_study: bool = True,
         supervision: str | None = None,
+        shares: Shares | None = None,
         last_batch: Literal["drop", "wrap"] = "drop",
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
@@ -109,7 +112,7 @@ class ShardDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.seed = seed
-        self._sources = Sources(shards, supervision)
+        self._sources = Sources(shards, supervision, shares)
         self._dev_fraction = dev_fraction
         self._label_names = label_names
         self._one_scan_per_study = one_scan_per_study

@@ -170,7 +170,7 @@ class ShardWriter:
         check_image(record, image_hu, self._spacing_mm, where)
         if organs is not None:
             check_organs(organs, image_hu.shape, self._classes, where)
-        filled = replace(record, sha256=sha256(image_hu))
+        filled = replace(record, sha256=sha256(image_hu), organs_sha256="", organ_voxels=None)
         if organs is not None:
             counts = np.bincount(organs.ravel(), minlength=256)
             voxels = {name: int(counts[label]) for label, name in self._classes.items() if counts[label]}

@@ -8,6 +8,7 @@ from ctgrounding.data.index import ScanIndex, load_index
 from ctgrounding.data.overlay import lay_over
 from ctgrounding.data.sampler import Source
 from ctgrounding.data.shards import find_shards
+from ctgrounding.data.shares import Shares
 from ctgrounding.errors import ConfigError
 
 
@@ -30,14 +31,21 @@ class Sources:
     Args:
         shards: As in :class:`ctgrounding.data.datamodule.ShardDataModule`.
         supervision: Supervision file to lay over all of them, None for none.
+        shares: Shares of training by what supervises a scan, None for what there is.
 
     Raises:
         ConfigError: If no shard is named.
     """
 
-    def __init__(self, shards: str | Sequence[str] | Mapping[str, ShardSource], supervision: str | None = None) -> None:
+    def __init__(
+        self,
+        shards: str | Sequence[str] | Mapping[str, ShardSource],
+        supervision: str | None = None,
+        shares: Shares | None = None,
+    ) -> None:
         self._sources = _named(shards)
         self._supervision = supervision
+        self._shares = shares
         self._owner: dict[Path, str] = {}
 
     def load(self) -> ScanIndex:
@@ -59,7 +67,14 @@ class Sources:
         Args:
             scans: The scans to train on, of :meth:`load`.
             one_scan_per_study: Whether the reconstructions of a study are drawn as one.
+
+        Raises:
+            ConfigError: If a share is asked for of which there is no scan.
         """
+        sources = self._by_name(scans, one_scan_per_study)
+        return sources if self._shares is None else self._shares.divide(sources, scans)
+
+    def _by_name(self, scans: ScanIndex, one_scan_per_study: bool) -> list[Source]:
         units: dict[str, list[tuple[int, ...]]] = {name: [] for name in self._sources}
         groups = scans.of_studies() if one_scan_per_study else [(i,) for i in range(len(scans))]
         for group in groups:

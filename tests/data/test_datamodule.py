@@ -9,6 +9,7 @@ from ctgrounding.data.datamodule import ShardDataModule, ShardSource
 from ctgrounding.data.index import load_index
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.shards import Shard, ShardWriter
+from ctgrounding.data.shares import Shares
 from ctgrounding.errors import CheckpointError, ConfigError, ShardError
 from ctgrounding.testing.shards import CLASSES, write_tiny_shards
 
@@ -61,6 +62,48 @@ def test_named_sources_are_mixed_by_weight(tmp_path, tokenizer):
     shards = {name: dataclasses.replace(source, weight=None) for name, source in shards.items()}
     shown = Counter(name for batch in set_up(shards, tokenizer).train_dataloader() for name in batch["dataset"])
     assert shown == {"large": 20, "small": 4}
+
+
+def test_shares_hold_in_every_step(tmp_path, tokenizer):
+    write_tiny_shards(tmp_path, scans=40, splits=("train",))
+    data = set_up(str(tmp_path), tokenizer, shares=Shares(masks_and_snippets=1, snippets=3))
+    masked = {data.index.record(i).scan_id: bool(data.index.record(i).organ_voxels) for i in range(len(data.index))}
+    assert Counter(masked.values()) == {True: 20, False: 20}
+    batches = [batch["scan_id"] for batch in data.train_dataloader()]
+    assert len(batches) == 10
+    assert {sum(masked[scan] for scan in batch) for batch in batches} == {1}
+
+
+def test_shares_of_two_data_sets_keep_their_weights(tmp_path, tokenizer):
+    shards = {}
+    for name, weight in (("one", 1.0), ("two", 3.0)):
+        write_tiny_shards(tmp_path / name, scans=16, splits=("train",), dataset=name)
+        shards[name] = ShardSource([str(tmp_path / name)], weight)
+    shares = Shares(masks_and_snippets=1, snippets=1)
+    data = set_up(shards, tokenizer, batch_size=8, shares=shares)
+    for batch in data.train_dataloader():
+        assert Counter(batch["dataset"]) == {"one": 2, "two": 6}
+
+
+def test_a_share_of_nothing_is_refused_and_a_share_of_zero_said(shard_folder, tokenizer, caplog):
+    data = set_up(str(shard_folder), tokenizer, shares=Shares(neither=1))
+    with pytest.raises(ConfigError, match=r"data.shares.neither is 1, but no training scan .* neither 0"):
+        data.train_dataloader()
+    with caplog.at_level("WARNING"):
+        loader = set_up(str(shard_folder), tokenizer, shares=Shares(snippets=1)).train_dataloader()
+    assert "of masks_and_snippets are left out" in caplog.text
+    assert all("organs" not in batch or not batch["organ_voxels"].any() for batch in loader)
+    with pytest.raises(ConfigError, match="all 0"):
+        Shares()
+    with pytest.raises(ConfigError, match="masks is -1"):
+        Shares(masks=-1)
+
+
+@pytest.mark.parametrize(("has_masks", "has_snippets", "kind"), [
+    (True, True, "masks_and_snippets"), (True, False, "masks"), (False, True, "snippets"), (False, False, "neither"),
+])  # fmt: skip
+def test_kinds_of_scans(has_masks, has_snippets, kind):
+    assert Shares.kind(has_masks=has_masks, has_snippets=has_snippets) == kind
 
 
 def test_label_columns_are_those_asked_for(shard_folder, tokenizer):
