@@ -3,13 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from joblib import Parallel, delayed
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 from rich.progress import track
@@ -123,17 +122,29 @@ def _examined(planned: Sequence[PlannedScan], card: Card, identity: Identity, wo
             done += 1
             yield entry
     except TerminatedWorkerError:
-        yield from track([_alone(scan, rules, identity) for scan in planned[done:]], "Auditing scans one by one")
+        yield from _one_by_one(planned[done:], rules, identity)
 
 
-def _alone(planned: PlannedScan, rules: Rules, identity: Identity) -> ScanAudit:
-    with ProcessPoolExecutor(max_workers=1) as executor:
-        try:
-            return executor.submit(audit_scan, planned, rules, identity).result()
-        except BrokenProcessPool:
-            ids = [identity.write(kind, getattr(planned, f"{kind}_id")) for kind in ("scan", "study", "patient")]
-            killed = Remark("worker_killed", "Its worker was killed while reading it, most likely for want of memory.")
-            return ScanAudit(ids[0], ids[1], ids[2], planned.split, left_out=True, remarks=(killed,))
+def _one_by_one(planned: Sequence[PlannedScan], rules: Rules, identity: Identity) -> Iterator[ScanAudit]:
+    """Scans alone in one process, so that the one that kills it shows itself."""
+    executor = ProcessPoolExecutor(max_workers=1)
+    try:
+        for scan in track(planned, "Auditing the rest one by one"):
+            try:
+                yield executor.submit(audit_scan, scan, rules, identity).result()
+            except TerminatedWorkerError:
+                yield _killed(scan, identity)
+                executor = ProcessPoolExecutor(max_workers=1)
+    finally:
+        executor.shutdown()
+
+
+def _killed(planned: PlannedScan, identity: Identity) -> ScanAudit:
+    scan, study, patient = (
+        identity.write(kind, getattr(planned, f"{kind}_id")) for kind in ("scan", "study", "patient")
+    )
+    remark = Remark("worker_killed", "Its worker was killed while reading it, most likely for want of memory.")
+    return ScanAudit(scan, study, patient, planned.split, left_out=True, remarks=(remark,))
 
 
 def _account(found: Audit) -> dict[str, object]:
