@@ -116,8 +116,8 @@ def files_under_root(root: Path, pattern: str, key: str) -> list[Path]:
     found = sorted(entry for entry in root.glob(pattern) if entry.is_file())
     if not found:
         raise CardError(
-            f"{key}: no file under the card's root {root} fits '{pattern}'. {_what_lies_there(root, pattern)} Check the "
-            "root and the pattern."
+            f"{key}: no file under the card's root {root} fits '{pattern}'. {_what_lies_there(root, pattern)} "
+            "Check the root and the pattern."
         )
     return [under_root(root, str(entry.relative_to(root)), key) for entry in found]
 

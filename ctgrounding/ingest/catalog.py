@@ -131,8 +131,8 @@ def _joined(table: Table, join: JoinedTable, root: Path) -> Table:
             raise CardError(f"{join.table} has several rows for '{key}', and they differ. Keep one.")
     if not any(value in place for value in wanted):
         raise CardError(
-            f"{join.table}: no '{join.key}' is a '{join.equals or join.key}' of {table.name}. It has '{keys[0]}', ..., and "
-            f"{table.name} has '{wanted[0]}', .... Correct scans.joins."
+            f"{join.table}: no '{join.key}' is a '{join.equals or join.key}' of {table.name}. It has '{keys[0]}', ..., "
+            f"and {table.name} has '{wanted[0]}', .... Correct scans.joins."
         )
     added = {column: [other.columns[column][place[key]] if key in place else "" for key in wanted] for column in new}
     return Table(table.name, {**table.columns, **added})
