@@ -135,6 +135,7 @@ def test_a_multi_frame_file_is_the_series_of_its_frames(hospital, stored, tmp_pa
     np.testing.assert_allclose(multi.affine, single.affine)
     np.testing.assert_array_equal(multi.load().values, single.load().values)
     assert multi.load().intercept == -1024
+    np.testing.assert_array_equal(open_source(tmp_path / "multi" / "IM1").load().values, single.load().values)
     assert {image: entry.index for image, entry in multi.slices.items()} == {1: 3, 2: 0, 3: 5, 4: 1, 5: 4, 6: 2}
     assert len({entry.slice_id for entry in multi.slices.values()}) == 6
 

@@ -9,7 +9,7 @@ __all__ = ["Source", "SourceSlice", "Stored", "open_source"]
 
 
 def open_source(path: Path, series: int | None = None) -> Source:
-    """Open a NIfTI, NRRD, MetaImage or npz file or a DICOM folder, headers only.
+    """Open a NIfTI, NRRD, MetaImage or npz file or a DICOM folder (or multi-frame file), headers only.
 
     Args:
         path: File or folder.
@@ -43,7 +43,20 @@ def open_source(path: Path, series: int | None = None) -> Source:
         from ctgrounding.ingest.readers.npz import open_npz
 
         return open_npz(path, series)
+    if _is_dicom(path):
+        from ctgrounding.ingest.readers.dicom import open_dicom
+
+        return open_dicom(path, series)
     raise ScanError(
-        "The file is of no known kind. NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd) and npz files and "
-        "DICOM folders can be read."
+        "The file is of no known kind. NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd) and npz files, and "
+        "DICOM files and folders can be read."
     )
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do, whatever it is called."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise ScanError(f"The file cannot be opened ({type(error).__name__}).") from error
