@@ -21,6 +21,7 @@ from ctgrounding.data.resume import Progress
 from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
 from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
+from ctgrounding.data.spatial import SpatialTransform
 from ctgrounding.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class ShardDataModule(LightningDataModule):
             list that objectives and evaluators use); all that the shards have, sorted, if null.
         organs: Whether label maps are read.
         mirror_probability: How often a training sample is mirrored, texts and label map with it.
+        spatial: torchio transform of image, label map and snippet depths together; nothing else moves if null.
         one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
         supervision: Name of a file that ``ctgrounding mine`` wrote beside the shards; its snippets, organ sentences
             and labels take the place of the shards' own.
@@ -83,6 +85,7 @@ class ShardDataModule(LightningDataModule):
         label_names: str | list[str] | None = None,
         organs: bool = True,
         mirror_probability: float = 0.0,
+        spatial: SpatialTransform | None = None,
         one_scan_per_study: bool = True,
         supervision: str | None = None,
         shares: Shares | None = None,
@@ -126,6 +129,7 @@ class ShardDataModule(LightningDataModule):
             report_text=wording,
             with_organs=organs,
             mirror_probability=mirror_probability,
+            spatial=spatial,
             is_random=True,
             seed=seed,
             skips_damaged=on_error == "skip",

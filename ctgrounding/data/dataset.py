@@ -11,16 +11,17 @@ from torch.utils.data import Dataset
 
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.index import ScanIndex
-from ctgrounding.data.keys import keyed_generator
+from ctgrounding.data.keys import keyed_generator, stable_hash
 from ctgrounding.data.mirror import mirror_labels
 from ctgrounding.data.records import ScanRecord
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.sampler import Draw
 from ctgrounding.data.shards import check_hashes
+from ctgrounding.data.spatial import Moved, SpatialTransform
 from ctgrounding.data.view import View
 from ctgrounding.data.words import Words
 from ctgrounding.errors import ReportError, ShardError
-from ctgrounding.types import ORGAN_IDS, Sample
+from ctgrounding.types import ORGAN_IDS, Sample, SnippetItem
 
 _TOKEN_CACHE = 20_000
 
@@ -44,6 +45,7 @@ class Recipe:
         label_names: Label columns, in the order of ``Batch["labels"]``.
         with_organs: Whether label maps are read.
         mirror_probability: How often a sample is mirrored.
+        spatial: What else moves a sample, None for nothing; used where draws are random.
         is_random: Whether crops, mirror and wording are drawn at random; the middle and the full text else.
         seed: Key of the draws.
         skips_damaged: Whether a scan that cannot be read is left out and counted; it stops the run else.
@@ -54,6 +56,7 @@ class Recipe:
     label_names: tuple[str, ...] = ()
     with_organs: bool = True
     mirror_probability: float = 0.0
+    spatial: SpatialTransform | None = None
     is_random: bool = False
     seed: int = 0
     skips_damaged: bool = False
@@ -158,7 +161,8 @@ class ScanDataset(Dataset[Delivery]):
                 words, view = words.mirrored(self._other_side), replace(view, is_mirrored=True)
             except ReportError as error:
                 refusal = str(error)
-        return self._assemble(draw.position, view, words), refusal
+        key = ("spatial", recipe.seed, epoch, draw.repeat, record.dataset, record.scan_id)
+        return self._assemble(draw.position, view, words, stable_hash(*key)), refusal
 
     def _report(self, record: ScanRecord, epoch: int, repeat: int) -> str:
         keyed = None
@@ -167,11 +171,16 @@ class ScanDataset(Dataset[Delivery]):
             keyed = keyed_generator("report", self.recipe.seed, epoch, repeat, *sections)
         return self.recipe.report_text.compose(record.report, keyed)
 
-    def _assemble(self, position: int, view: View, words: Words) -> Sample:
+    def _assemble(self, position: int, view: View, words: Words, seed: int) -> Sample:
         record = view.record
         image_hu, organs = self._read(position, view)
         low_mm, high_mm = view.depth_range_mm()
         snippets, dropped = words.snippets_within(low_mm, high_mm, self._label_of)
+        if self.recipe.is_random and self.recipe.spatial is not None:
+            moved = self.recipe.spatial(image_hu, organs, view.grid, seed)
+            image_hu, organs = moved.image_hu, moved.organs
+            shown = _follow(snippets, moved)
+            dropped, snippets = dropped + len(snippets) - len(shown), shown
         sentences = words.sentences(self._label_of)
         texts = [words.report, *(item["text"] for item in snippets), *(item["text"] for item in sentences)]
         sample = Sample(
@@ -221,3 +230,8 @@ class ScanDataset(Dataset[Delivery]):
                 self._tokens.clear()
             self._tokens[text] = self._tokenizer(text)
         return self._tokens[text]
+
+
+def _follow(snippets: list[SnippetItem], moved: Moved) -> list[SnippetItem]:
+    placed = ((item, moved.depth_mm(item["depth_mm"])) for item in snippets)
+    return [SnippetItem(**{**item, "depth_mm": depth_mm}) for item, depth_mm in placed if depth_mm is not None]
