@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from ctgrounding.data.shards import CHUNK, Codec, Shard, ShardWriter
 from ctgrounding.errors import ShardError
@@ -44,7 +44,7 @@ def convert_shards(shards: Sequence[Shard], folder: Path, codec: Codec | None, c
     return written
 
 
-def _convert(shard: Shard, target: Path, codec: Codec, chunk: Triple, bar: Progress, task: int) -> None:
+def _convert(shard: Shard, target: Path, codec: Codec, chunk: Triple, bar: Progress, task: TaskID) -> None:
     rows = {place: row for row, place in enumerate(shard.attributes["places"])}
     empty = shard.empty_places
     writer = ShardWriter(
