@@ -18,6 +18,7 @@ from ctgrounding.evaluation.depth_groups import (
     depth_prior,
     fraction_of_scan,
     groups,
+    over_best_baseline,
     rows_by_scan,
     small_lesions,
     strata,
@@ -30,8 +31,6 @@ from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.types import Batch, Encoded
 
 __all__ = ["SnippetDepth", "depth_prior"]
-
-NAMELESS = ("middle", "random", "untrained")
 
 
 class SnippetDepth(Evaluator):
@@ -199,7 +198,7 @@ class SnippetDepth(Evaluator):
         )
         return (
             numbers
-            | self._over_best(values, names, patients)
+            | over_best_baseline(values, names, patients, self.resampling)
             | small_lesions(errors, everything.array("size_mm")[inside])
         )
 
@@ -267,23 +266,6 @@ class SnippetDepth(Evaluator):
             fraction = np.array([self._prior.get(organ, other) for organ in table.array("organ").tolist()])
             errors["organ_prior"] = np.abs(low + fraction * (high - low) - target)
         return {name: values[table.array("inside")] for name, values in errors.items()}
-
-    def _over_best(
-        self, values: NDArray[np.float64], names: list[str], patients: NDArray[np.int64]
-    ) -> dict[str, float]:
-        """The model's mean error as a fraction of the best of middle, random and untrained."""
-        means = weighted_means(values)
-        rivals = [names.index(name) for name in NAMELESS if name in names]
-
-        def ratio(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
-            errors = means(weights)
-            result: NDArray[np.float64] = errors[:, :1] / errors[:, rivals].min(1, keepdims=True)
-            return result
-
-        with np.errstate(invalid="ignore", divide="ignore"):
-            interval = self.resampling.interval(ratio, patients)
-        name = "snippet_localization/mae_over_best_baseline"
-        return {name: float(interval.estimate[0]), **bounds(name, interval)}
 
     def _example(
         self, snippets: BatchSnippets, scores: list[NDArray[np.float64]], batch: Batch, row: int

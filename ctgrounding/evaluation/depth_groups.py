@@ -1,16 +1,22 @@
 """Localization errors of groups of snippets, and the prior that an organ's name gives."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from ctgrounding import label_sets
+from ctgrounding.evaluation.base import Resampling, bounds
 from ctgrounding.evaluation.rows import Table
+from ctgrounding.functional.bootstrap import weighted_means
 
 ANY_ORGAN = 0
 """Label id that stands for no organ or any."""
+
+NAMELESS = ("middle", "random", "untrained")
+"""Answers that do not read what organ a sentence names."""
 
 LONG_SCAN_MM = 300.0
 SMALL_LESION_MM = 20.0
@@ -32,6 +38,31 @@ def depth_prior(rows: Iterable[tuple[int, float]]) -> dict[int, float]:
         for label in {organ, ANY_ORGAN}:
             fractions.setdefault(label, []).append(fraction)
     return {label: float(np.mean(values)) for label, values in fractions.items()}
+
+
+def over_best_baseline(
+    errors: Float64[np.ndarray, "R A"], names: Sequence[str], patients: NDArray[np.int64], resampling: Resampling
+) -> dict[str, float]:
+    """The model's mean error as a fraction of the best of middle, random and untrained.
+
+    Args:
+        errors: Absolute errors, one column an answer, the model's first.
+        names: Of the columns.
+        patients: Of the rows.
+        resampling: Of the interval.
+    """
+    means = weighted_means(errors)
+    rivals = [names.index(name) for name in NAMELESS if name in names]
+
+    def ratio(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
+        found = means(weights)
+        result: NDArray[np.float64] = found[:, :1] / found[:, rivals].min(1, keepdims=True)
+        return result
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        interval = resampling.interval(ratio, patients)
+    name = "snippet_localization/mae_over_best_baseline"
+    return {name: float(interval.estimate[0]), **bounds(name, interval)}
 
 
 def small_lesions(errors: Mapping[str, NDArray[np.float64]], size_mm: NDArray[np.float64]) -> dict[str, float]:

@@ -102,7 +102,8 @@ class Pretrain(LightningModule):
         self._roles: dict[str, Objective] = made
         self.weights = weights
         self.recipe = optimizer or AdamWCosine()
-        self.evaluation = Evaluation({role: item for role, item in (evaluators or {}).items() if item is not None})
+        self._evaluators = {role: item for role, item in (evaluators or {}).items() if item is not None}
+        self.evaluation = Evaluation(self._evaluators)
         self.recolour, self.texts_per_pass = recolour, texts_per_pass
         self.initial_weights, self.untrained_baseline, self.seed = initial_weights, untrained_baseline, seed
         self.log_gradient_norms = log_gradient_norms
@@ -136,7 +137,7 @@ class Pretrain(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         check_spacing(getattr(data, "spacing_mm", None), self.encoder.image)
         if stage == "test":
-            self.evaluation = Evaluation(self._held_out.evaluators(self.evaluation.evaluators, data))
+            self.evaluation = Evaluation(self._held_out.evaluators(self._evaluators, data))
         trained = self._roles if stage == "fit" else {}
         readers: dict[str, object] = {f"model.objectives.{role}": item for role, item in trained.items()}
         readers |= {f"model.evaluators.{role}": item for role, item in self.evaluation.evaluators.items()}

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluated_world import batch_of, random_scans
+import torch
+from evaluated_world import Snippet, batch_of, random_scans, vector
 from sklearn.metrics import roc_auc_score
 
 from ctgrounding.errors import ConfigError
-from ctgrounding.evaluation import ReportRetrieval, Resampling
+from ctgrounding.evaluation import ReportRetrieval, Resampling, SnippetDepth
 from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.compare import compare, holm
 from ctgrounding.evaluation.leaks import Identity, find_leaks
@@ -142,6 +143,33 @@ def test_evaluators_leave_cases_that_give_back_their_numbers(tmp_path):
             assert by_name[f"{direction}/recall", f"r_at_{k}"] == pytest.approx(
                 results.metrics[f"{direction}/r_at_{k}"]
             )
+
+
+def test_where_localization_differs_is_said_by_group(tmp_path):
+    runs = []
+    for name, shift in (("a", 24.0), ("b", 0.0)):
+        evaluator = SnippetDepth(resampling=DRAWS)
+        scans = random_scans(30, questions=0)
+        for scan in scans:
+            scan.snippets = tuple(
+                Snippet(item.text, (scan.low_mm, scan.low_mm), item.organ, item.size_mm) for item in scan.snippets
+            )
+            scan.depth = torch.zeros(6, 24)
+            scan.depth[0] = vector("other")
+            wrong = any(item.organ == 1 for item in scan.snippets) and shift
+            for item in scan.snippets:
+                scan.depth[2 if wrong and item.organ == 1 else 0] += vector(item.text)
+        evaluator.update(*batch_of(scans))
+        evaluated({"snippets": evaluator}).write(tmp_path / name)
+        runs.append(tmp_path / name)
+    found = compare(*runs, DRAWS)
+    columns = {item.column for item in found.differences if item.name == "snippet_localization/mae_mm of"}
+    assert {"All snippets", "Spleen", "Stated size under 20 mm"} <= columns
+    assert "mean" not in columns
+    single = {item.column: item for item in found.differences if item.name.endswith(" of")}
+    (overall,) = [item for item in found.differences if item.name == "snippet_localization/mae_mm"]
+    assert single["All snippets"].difference == pytest.approx(overall.difference)
+    assert single["Spleen"].difference < overall.difference < 0
 
 
 def test_holm_by_hand():

@@ -27,7 +27,7 @@ def test_bit_equal_on_any_number_of_processes(tmp_path, ranks):
     assert rank_work.SCANS % ranks
     assert rank_work.answers(str(path), size=5, order=-1) == alone
     with RankPool(ranks) as pool:
-        for found in pool.run(rank_work.answers, str(path), 4, -1):
+        for found in pool.run(rank_work.answers, str(path), 4, -1, timeout_s=400.0):
             assert found == alone
 
 

@@ -7,7 +7,7 @@ from evaluated_world import WIDTH, Scan, batch_of, vector
 
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation import PooledRetrieval, Resampling, ScanRetrieval, Selection
-from ctgrounding.evaluation.scan_retrieval import DEFINITIONS
+from ctgrounding.evaluation.scan_likeness import DEFINITIONS
 
 FEW = Resampling(resamples=20)
 

@@ -74,6 +74,17 @@ def test_page_shows_numbers_with_baselines_pool_and_pictures(run, page):
     ):
         assert shown in page
     assert page.count("data:image/png;base64,") == 12
+    for shown in (
+        f"Calibration, fitted on {metrics['findings/threshold_patients']:.0f} validation patients",
+        f"f1 {metrics['findings/f1_macro']:.3f}",
+        "Scan to scan",
+        "as the paper",
+        "Retrieval in pools",
+        "Organ abnormality",
+        f"chance {metrics['organ_pointing/chance_top1']:.1%}",
+        "within 24 mm",
+    ):
+        assert shown in page
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
 
@@ -134,6 +145,10 @@ def test_page_of_evaluators_without_cases(tmp_path):
     assert "No finding has enough" in page
     assert "No snippet lies" in page
     assert "No evaluated scan has an organ map" in page
+    assert "Too few scans to fill a pool" in page
+    assert "Too few scans to find others" in page
+    assert "No organ has enough abnormal" in page
+    assert "No statement speaks of an organ" in page
 
 
 def test_coronal_view_is_the_middle_slab_of_the_real_voxels():

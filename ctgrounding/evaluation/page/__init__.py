@@ -54,11 +54,13 @@ def render(results: RunResults) -> str:
     """The page as one string; text from reports is escaped, figures are inline."""
     about, metrics = results.about, results.metrics
     shown = []
+    titles = [section.get("title") for section in results.sections.values()]
     for name, section in results.sections.items():
         make = _SECTIONS.get(section.get("title", ""))
         if make is not None:
             prefix = str(section.get("prefix", ""))
-            heading = escape(str(section["title"]) + (f": {name.replace('_', ' ')}" if prefix else ""))
+            is_one_of_several = titles.count(section["title"]) > 1
+            heading = escape(str(section["title"]) + (f": {name.replace('_', ' ')}" if is_one_of_several else ""))
             content = make(section, _under(metrics, prefix))
             body = f'<section id="{escape(name)}"><h2>{heading}</h2>{content}</section>'
             shown.append((_rank(section), name, heading, body))
@@ -86,7 +88,7 @@ def _all_cards(results: RunResults) -> list[str]:
     prefixes = dict.fromkeys(str(section.get("prefix", "")) for section in results.sections.values())
     shown = []
     for prefix in prefixes:
-        part = prefix.rstrip("/").rpartition("/")[2].replace("_", " ")
+        part = prefix.rstrip("/").partition("/")[2].replace("_", " ")
         shown += cards(_under(results.metrics, prefix), part)
     return shown
 

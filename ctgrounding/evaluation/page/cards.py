@@ -19,6 +19,7 @@ def cards(metrics: Mapping[str, float], part: str = "") -> list[str]:
             "random depth": "random",
             "untrained model": "untrained",
             "organ prior": "organ_prior",
+            "zero-shot": "zero_shot",
         }
         shown = [
             f"{name} {metrics[key]:.1f}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ctgrounding.evaluation.page.charts import Axis, Series, intervals, line_chart
+from ctgrounding.evaluation.page.charts import Axis, Series, intervals, line_chart, scatter_chart
 from ctgrounding.evaluation.page.words import protocol
 
 
@@ -75,12 +75,10 @@ def calibration_chart(fitted: Mapping[str, Any] | None) -> str:
     """Predicted probability against observed share; nothing where no probability was fitted."""
     if not fitted or not fitted["cases"]:
         return ""
-    series = [
-        Series("perfect", [0.0, 1.0], [0.0, 1.0], "faint"),
-        Series(f"observed (error {fitted['ece']:.3f})", fitted["predicted"], fitted["observed"]),
-    ]
     title = f"Calibration, fitted on {fitted['patients']} validation patients"
-    return line_chart(title, Axis("predicted probability", 0.0, 1.0), Axis("observed share", 0.0, 1.0), series)
+    points = Series(f"a tenth of probability (error {fitted['ece']:.3f})", fitted["predicted"], fitted["observed"])
+    axes = Axis("predicted probability", 0.0, 1.0), Axis("observed share", 0.0, 1.0)
+    return scatter_chart(title, *axes, points, Series("perfect", [0.0, 1.0], [0.0, 1.0], "faint"))
 
 
 def _calls(counted: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> str:

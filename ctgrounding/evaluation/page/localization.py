@@ -15,6 +15,7 @@ from ctgrounding.evaluation.pictures import depth_picture, png
 _ANSWERS = {
     "model": "This model",
     "organ_prior": "Organ prior",
+    "zero_shot": "Zero-shot, heads of whole scans",
     "middle": "Middle of the scan",
     "random": "Random depth",
     "untrained": "Untrained model",
@@ -35,7 +36,8 @@ def localization(section: Mapping[str, Any], metrics: Mapping[str, float]) -> st
     prefix = "snippet_localization/"
     facts = (
         f"Median {metrics[prefix + 'median_mm']:.1f} mm; {metrics[prefix + 'within_12_mm']:.0%} within 12 mm, "
-        f"{metrics[prefix + 'within_24_mm']:.0%} within 24 mm; {metrics[prefix + 'outside']:.0f} snippets lie outside "
+        f"{metrics[prefix + 'within_24_mm']:.0%} within 24 mm; mean over scans "
+        f"{metrics[prefix + 'per_scan_mae_mm']:.1f} mm; {metrics[prefix + 'outside']:.0f} snippets lie outside "
         "their scans and are left out."
     )
     return "".join(
@@ -79,14 +81,17 @@ def _error_charts(errors: Mapping[str, Sequence[float]], fraction: Sequence[floa
 def _strata(strata: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> str:
     head = "".join(f"<th>{escape(_ANSWERS.get(name, name))}</th>" for name in answers)
     rows = "".join(
-        f"<tr><td>{escape(item['name'])}</td><td>{item['snippets']}</td><td>{item['median_mm']:.1f}</td>"
+        f"<tr><td>{escape(item['name'])}</td><td>{item['snippets']}</td><td>{item['scans']}</td>"
+        f"<td>{item['within_12_mm']:.0%}</td><td>{item['within_24_mm']:.0%}</td><td>{item['median_mm']:.1f}</td>"
         + "".join(f"<td>{item['mae_mm'][name]:.1f}</td>" for name in answers)
         + "</tr>"
         for item in strata
     )
-    first = "<th>Mean error in mm</th><th>snippets</th><th>median</th>"
+    names = ("Errors in mm", "snippets", "scans", "within 12 mm", "within 24 mm", "median")
+    first = "".join(f"<th>{name}</th>" for name in names)
     table = f'<div class="scroll"><table><tr>{first}{head}</tr>{rows}</table></div>'
-    return f"<h3>By lesion size, scan length and organ</h3>{table}"
+    note = '<p class="note">The last columns are mean errors of the model and of the baselines.</p>'
+    return f"<h3>By lesion size, scan length and organ</h3>{note}{table}"
 
 
 def _pictures(examples: Sequence[Mapping[str, Any]]) -> str:
