@@ -48,7 +48,8 @@ class OrganSentenceRecord:
         finding: Name of the finding where one was recognised, else empty.
         start: First character in its section.
         end: One past its last character.
-        section: Report section the span counts in.
+        section: Report section the span counts in; empty, with an empty span, where a dataset gives the sentence
+            and the report does not hold it word for word.
     """
 
     text: str

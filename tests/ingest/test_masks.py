@@ -11,8 +11,10 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from ctgrounding import label_sets
+from ctgrounding.data.shards import Shard
 from ctgrounding.errors import ScanError
 from ctgrounding.geometry import Grid
+from ctgrounding.ingest import ingest
 from ctgrounding.ingest.readers import open_source
 from ctgrounding.ingest.readers.contours import fill_contours
 from ctgrounding.ingest.readers.masks import combine, open_organs
@@ -211,6 +213,24 @@ def test_contours_of_another_frame_or_plane_are_refused(scan, tmp_path):
     write_rtstruct(tmp_path / "b/RS.dcm", {"Liver": [tilted]})
     with pytest.raises(ScanError, match="does not lie in a slice"):
         opened(tmp_path / "b", image).load()
+
+
+def test_structures_go_into_the_shard_of_their_scan(hospital, scan, tmp_path):
+    image, _ = scan
+    box = square(((2.5, 3.5), (9.5, 13.5)), 0)
+    drawn = {"Leber": [[*np.add(np.reshape(box, (-1, 3)), [0, 0, 3.0 * k]).ravel()] for k in range(1, 5)]}
+    write_rtstruct(tmp_path / "rt/RS.dcm", drawn)
+    row = {"scan_id": "a", "study_id": "a", "patient_id": "a", "path": "ct", "organs": "rt"}
+    hospital["table"](tmp_path / "scans.csv", [row])
+    scans, organs = "{table: scans.csv, organs: organs}", "{names: {Leber: liver}}"
+    card = f"name: demo\nroot: {tmp_path}\nids: keep\nscans: {scans}\norgans: {organs}\n"
+    (tmp_path / "card.yaml").write_text(card)
+    summary = ingest(card=str(tmp_path / "card.yaml"), output=tmp_path / "out", spacing_mm=(3.0, 2.0, 2.0), workers=1)
+    assert (summary.with_organs, summary.put_aside) == (1, ())
+    expected = np.zeros(SHAPE_IJK[::-1], np.uint8)
+    expected[1:5, 4:14, 3:10] = LIVER
+    stored = Shard(tmp_path / "out/shard-00000.h5").read_organs(0)
+    np.testing.assert_array_equal(stored, expected_on_grid(expected, image))
 
 
 def test_no_or_several_mask_objects_are_refused(scan, tmp_path):
