@@ -22,6 +22,10 @@ COMMANDS = {
     "inspect": ("ctgrounding.ingest:inspect", "Say what is in shards, and verify them."),
     "mine": ("ctgrounding.ingest:mine", "Read reports again and lay what they say over the shards."),
     "read": ("ctgrounding.reports.commands:read", "Read reports: references, snippets, organ sentences, labels."),
+    "dictionary": (
+        "ctgrounding.commands.dictionary:dictionary",
+        "Count what training reports say is wrong with organs.",
+    ),
     "locate": ("ctgrounding.commands.locate:locate", "Find the depth that a sentence speaks of, with a picture."),
     "search": ("ctgrounding.commands.search:search", "Rank scans of a run by a sentence."),
     "evaluate": ("ctgrounding.commands.evaluate:evaluate", "Evaluate saved embeddings as a published protocol does."),

@@ -77,6 +77,7 @@ class Sample(TypedDict):
     ``volume`` is HU as stored. ``valid_box`` is the half-open box of real voxels in it, the rest is
     padding at -1024. ``origin_mm`` is the world position of the centre of voxel ``(0, 0, 0)`` of this crop.
     ``organ_voxels`` counts the voxels of every organ in the whole scan, the crop's surroundings included.
+    ``organ_findings`` names what the report affirms or leaves open of an organ (label id), "" where it has no name.
     ``token_rows`` holds the tokens of every string named in the sample.
     """
 
@@ -93,6 +94,7 @@ class Sample(TypedDict):
     report: str
     snippets: list[SnippetItem]
     organ_sentences: list[OrganSentenceItem]
+    organ_findings: NotRequired[list[tuple[int, str]]]
     labels: Int64[Tensor, "Q"]
     token_rows: dict[str, Int64[Tensor, "L"]]
     snippets_dropped: int
@@ -136,6 +138,9 @@ class Batch(TypedDict):
     organ_text_scan: Int64[Tensor, "N"]
     organ_text_class: Int64[Tensor, "N"]
     organ_text_abnormal: Bool[Tensor, "N"]
+    organ_finding: NotRequired[list[str]]
+    organ_finding_scan: NotRequired[Int64[Tensor, "M"]]
+    organ_finding_class: NotRequired[Int64[Tensor, "M"]]
     labels: Int64[Tensor, "B Q"]
 
 

@@ -54,6 +54,7 @@ class Collate:
         texts = _Texts(samples)
         snippets = [(i, item) for i, s in enumerate(samples) for item in s["snippets"]]
         sentences = [(i, item) for i, s in enumerate(samples) for item in s["organ_sentences"]]
+        findings = [(i, organ, name) for i, s in enumerate(samples) for organ, name in s.get("organ_findings", ())]
         batch = Batch(
             scan_id=[s["scan_id"] for s in samples],
             study_id=[s["study_id"] for s in samples],
@@ -84,6 +85,9 @@ class Collate:
             organ_text_scan=_ints([scan for scan, _ in sentences]),
             organ_text_class=_ints([item["organ"] for _, item in sentences]),
             organ_text_abnormal=torch.tensor([item["is_abnormal"] for _, item in sentences], dtype=torch.bool),
+            organ_finding=[name for _, _, name in findings],
+            organ_finding_scan=_ints([scan for scan, _, _ in findings]),
+            organ_finding_class=_ints([organ for _, organ, _ in findings]),
             labels=_stacked([s["labels"] for s in samples], (self._questions,), torch.int64),
         )
         if self._with_organs:

@@ -195,6 +195,7 @@ class ScanDataset(Dataset[Delivery]):
             report=words.report,
             snippets=snippets,
             organ_sentences=sentences,
+            organ_findings=words.findings_of(self._label_of),
             labels=words.label_row(self.recipe.label_names),
             token_rows={text: self._tokenize(text) for text in texts if text},
             snippets_dropped=dropped,

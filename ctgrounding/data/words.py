@@ -22,12 +22,14 @@ class Words:
         snippets: Text, depth interval in mm, organ name (or empty) and size in mm (or NaN).
         organ_sentences: Text, organ name and whether it is abnormal; one item an organ. Sentences that leave
             it open are not shown.
+        findings: Organ name and finding of each sentence that affirms or leaves open; "" where it has no name.
         labels: Label name to 1, 0 or None.
     """
 
     report: str
     snippets: tuple[tuple[str, tuple[float, float], str, float], ...]
     organ_sentences: tuple[tuple[str, str, bool], ...]
+    findings: tuple[tuple[str, str], ...]
     labels: Mapping[str, int | None]
 
     @classmethod
@@ -42,7 +44,13 @@ class Words:
             if sentence.status != "uncertain"
             for organ in sentence.organs
         )
-        return cls(report, snippets, sentences, record.labels)
+        findings = tuple(
+            (organ, sentence.finding)
+            for sentence in record.organ_sentences
+            if sentence.status != "normal"
+            for organ in sentence.organs
+        )
+        return cls(report, snippets, sentences, findings, record.labels)
 
     def mirrored(self, other_side: Mapping[str, str]) -> "Words":
         """The words about the mirrored body.
@@ -68,6 +76,7 @@ class Words:
             organ_sentences=tuple(
                 (mirror_text(text), other_side.get(organ, organ), bad) for text, organ, bad in self.organ_sentences
             ),
+            findings=tuple((other_side.get(organ, organ), finding) for organ, finding in self.findings),
             labels={name: self.labels[by_words[words]] for name, words in counterpart.items()},
         )
 
@@ -94,6 +103,10 @@ class Words:
             OrganSentenceItem(text=text, organ=_label(organ, label_of), is_abnormal=is_abnormal)
             for text, organ, is_abnormal in self.organ_sentences
         ]
+
+    def findings_of(self, label_of: Mapping[str, int]) -> list[tuple[int, str]]:
+        """Findings with label ids, without repeats."""
+        return list(dict.fromkeys((_label(organ, label_of), finding) for organ, finding in self.findings))
 
     def label_row(self, names: Sequence[str]) -> Int64[Tensor, "Q"]:
         """Labels in the order of ``names``, -1 where unknown."""

@@ -25,8 +25,8 @@ class OrganGrounding(Objective):
 
     ``diagnosis``: softmax for each statement about a visible organ, against statements of all ranks about the
     same organ and ``negatives`` entries of an abnormality dictionary. Not opposed are: two normal organs; a
-    text that the organ's own report has too; other statements about the same organ. A statement with nothing
-    to tell it from weighs nothing.
+    text that the organ's own report has too; other statements about the same organ; an organ and an entry of the
+    dictionary that may be true of it. A statement with nothing to tell it from weighs nothing.
 
     The paper's abstracts name the two alignments, mask-average pooling and the dictionary. Everything else is
     our choice: the wording of names and of the normal sentence, the temperature, one direction (organ to
@@ -46,7 +46,9 @@ class OrganGrounding(Objective):
         normal_text: Text that an organ called normal matches besides its own statements; null for none.
         unmentioned: What an organ without a statement is: ``ignore`` or ``normal``.
         visible_fraction: Least share of an organ that the crop must show, in both terms.
-        dictionary: YAML or JSON file of abnormal sentences by organ, made from training text only.
+        dictionary: YAML or JSON file of abnormal sentences by organ, made from training text only, as
+            ``ctgrounding dictionary`` writes it. A plain list of sentences does too; then nothing tells which of them
+            may be true of an organ with a finding, so only organs without one are opposed to them.
         negatives: Entries drawn from it for each organ that is spoken of in a step.
         anatomy_weight: Factor of the term ``anatomy``.
         diagnosis_weight: Factor of the term ``diagnosis``.
@@ -71,6 +73,9 @@ class OrganGrounding(Objective):
             "organ_text_scan",
             "organ_text_class",
             "organ_text_abnormal",
+            "organ_finding",
+            "organ_finding_scan",
+            "organ_finding_class",
             "scan_id",
         }
     )

@@ -26,7 +26,8 @@ class Statements:
         text: Row of ``encoded.text``.
         key: Number of the text, equal on all ranks.
         normal: Whether it says normal.
-        organ_keys: Numbers of all texts that the report has about each organ, -1 where there are fewer.
+        organ_keys: Numbers of all texts that the report has about each organ, and of dictionary entries that may be
+            true of it, -1 where there are fewer.
         organ_ids: A number of each organ that no other organ on any rank has.
     """
 
@@ -77,15 +78,29 @@ def pair_statements(
     normal_fixed = fixed.normal_of.to(device)[encoded.organ_class]
     calm = (is_normal & (normal_fixed >= 0)).nonzero()[:, 0]
     rows = torch.cat([organ[kept], calm])
+    known_organ, known_key = _possible(encoded, batch, organ_at, fixed)
     return Statements(
         organ=rows,
         kind=encoded.organ_class[rows],
         text=torch.cat([text[kept], fixed.rows(encoded, normal_fixed[calm])]),
         key=torch.cat([key[kept], fixed.keys(normal_fixed[calm])]),
         normal=torch.cat([~abnormal[kept], torch.ones_like(calm, dtype=torch.bool)]),
-        organ_keys=_table(organ, key, len(shown)),
+        organ_keys=_table(torch.cat([organ, known_organ]), torch.cat([key, known_key]), len(shown)),
         organ_ids=distributed.row_ids(len(shown), device),
     )
+
+
+def _possible(
+    encoded: Encoded, batch: Batch, organ_at: Int64[Tensor, "B 256"], fixed: OrganTexts
+) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"]]:
+    """Organs with a finding, and keys of this step's dictionary entries that may be true of them."""
+    names, scans, kinds = (batch.get(key) for key in ("organ_finding", "organ_finding_scan", "organ_finding_class"))
+    entries = fixed.entries(encoded.planned.to(organ_at.device))
+    if not isinstance(names, list) or not names or not isinstance(scans, Tensor) or not isinstance(kinds, Tensor):
+        return entries[:0], entries[:0]
+    organ = organ_at[scans, kinds]
+    finding, entry = (fixed.may_be_true(entries, kinds, names) & (organ >= 0)[:, None]).nonzero(as_tuple=True)
+    return organ[finding], fixed.keys(entries[entry])
 
 
 def _table(organ: Int64[Tensor, "R"], key: Int64[Tensor, "R"], organs: int) -> Int64[Tensor, "O k"]:

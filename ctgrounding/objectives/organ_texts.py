@@ -1,19 +1,17 @@
 """The texts that organ grounding brings along: names, normal sentences and a dictionary of abnormal ones."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import torch
-import yaml
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.functional.prompts import text_keys
+from ctgrounding.objectives.organ_dictionary import read_dictionary
 from ctgrounding.types import ORGAN_IDS, Encoded
 
 
@@ -28,6 +26,8 @@ class OrganTexts:
         name_of: Index of each label id's name, -1 where the label set has no such id.
         normal_of: Index of its normal sentence, -1 where there is none.
         first_entry: Index of the first dictionary entry.
+        finding_of: Number of each finding that the dictionary knows.
+        apart: For each dictionary entry, the findings that an organ may have without the entry being true of it.
     """
 
     texts: tuple[str, ...]
@@ -36,6 +36,8 @@ class OrganTexts:
     name_of: Int64[Tensor, "256"]
     normal_of: Int64[Tensor, "256"]
     first_entry: int
+    finding_of: Mapping[str, int]
+    apart: Bool[Tensor, "E K"]
 
     @classmethod
     def of(cls, organs: Mapping[int, str], name_text: str, normal_text: str | None, dictionary: str | None) -> Self:
@@ -51,15 +53,20 @@ class OrganTexts:
         spoken = [label_sets.spoken(organs[kind]) for kind in kinds]
         names = [name_text.replace("{organ}", organ) for organ in spoken]
         normal = [] if normal_text is None else [normal_text.replace("{organ}", organ) for organ in spoken]
-        entries = _read_dictionary(dictionary, organs)
-        texts = (*names, *normal, *(text for _, text in entries))
+        entries = read_dictionary(dictionary, organs)
+        texts = (*names, *normal, *(entry.text for entry in entries))
         name_of = torch.full((ORGAN_IDS,), -1)
         name_of[kinds] = torch.arange(len(kinds))
         normal_of = torch.full((ORGAN_IDS,), -1)
         if normal:
             normal_of[kinds] = torch.arange(len(kinds)) + len(kinds)
-        about = kinds + (kinds if normal else []) + [kind for kind, _ in entries]
-        return cls(texts, torch.tensor(about), text_keys(texts), name_of, normal_of, len(names) + len(normal))
+        about = kinds + (kinds if normal else []) + [entry.kind for entry in entries]
+        findings = {name: number for number, name in enumerate(sorted({f for entry in entries for f in entry.apart}))}
+        apart = torch.zeros(len(entries), len(findings), dtype=torch.bool)
+        for number, entry in enumerate(entries):
+            apart[number, [findings[name] for name in entry.apart]] = True
+        first = len(names) + len(normal)
+        return cls(texts, torch.tensor(about), text_keys(texts), name_of, normal_of, first, findings, apart)
 
     def is_known(self, kinds: Int64[Tensor, "R"]) -> Bool[Tensor, "R"]:
         """Whether the label set has an organ of that id."""
@@ -76,6 +83,21 @@ class OrganTexts:
     def entries(self, fixed: Int64[Tensor, "R"]) -> Int64[Tensor, "E"]:
         """Those of the fixed texts that are dictionary entries."""
         return fixed[fixed >= self.first_entry]
+
+    def may_be_true(
+        self, entries: Int64[Tensor, "E"], kinds: Int64[Tensor, "M"], findings: Sequence[str]
+    ) -> Bool[Tensor, "M E"]:
+        """Which dictionary entries may be true of an organ that has a finding; all where the finding is not known.
+
+        Args:
+            entries: Indices of fixed texts.
+            kinds: Label id of each organ.
+            findings: What it has.
+        """
+        numbers = torch.tensor([self.finding_of.get(name, -1) for name in findings], dtype=torch.int64)
+        numbers, rows = numbers.to(entries.device), entries - self.first_entry
+        known = torch.nn.functional.pad(self.apart.to(entries.device), (0, 1))[rows][:, numbers].T
+        return ~known & (self.kinds(entries)[None] == kinds[:, None])
 
     def draw(self, number: int, generator: torch.Generator) -> Int64[Tensor, "E"]:
         """At most ``number`` dictionary entries of each organ, each equally likely."""
@@ -111,29 +133,3 @@ class OrganTexts:
                 f"Text '{missing}' is needed but was not encoded. Call plan with the step's own batch on every rank."
             )
         return rows
-
-
-def _read_dictionary(path: str | None, organs: Mapping[int, str]) -> list[tuple[int, str]]:
-    """Label id and sentence of each entry, in order of ids and of the file."""
-    if path is None:
-        return []
-    if not Path(path).is_file():
-        raise ConfigError(f"Abnormality dictionary '{path}' does not exist. Make one from training text, or use null.")
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        table = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Abnormality dictionary '{path}' cannot be read: {error}.") from error
-    if not isinstance(table, dict) or not all(isinstance(sentences, list) for sentences in table.values()):
-        raise ConfigError(f"Abnormality dictionary '{path}' is no table of organs. Write 'liver: [sentence, ...]'.")
-    by_name = {organ: kind for kind, organ in organs.items()}
-    for organ in table:
-        if organ not in by_name:
-            raise ConfigError(
-                f"Abnormality dictionary '{path}' names organ '{organ}', which the label set does not have. "
-                "Use its names, for example kidney_left."
-            )
-    return sorted(
-        ((by_name[organ], str(text)) for organ, sentences in table.items() for text in sentences),
-        key=lambda entry: entry[0],
-    )

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ctgrounding.errors import ReportError
 from ctgrounding.reports import reader
-from ctgrounding.reports.dictionary import Dictionary
 from ctgrounding.reports.report import Report
 
 BATCH = 256
@@ -65,33 +64,21 @@ def read_file(reports: Path, output: Path, workers: int = 1) -> int:
     return count
 
 
-def build_dictionary(reports: Path, output: Path, sentences: Path | None = None, least: int = 3) -> int:
-    """Build an abnormality dictionary from training reports.
+def read_training_reports(reports: Path) -> Iterator[Report]:
+    """Reports of the training split, read.
 
     Args:
         reports: One JSON object a line with ``id``, ``text`` and ``split``, which must be ``train``.
-        output: YAML file to write, with counts and synonyms, to be read and edited.
-        sentences: YAML file of organ to sentences, as the objective ``OrganGrounding`` reads it; none by default.
-        least: Reports that must state a finding for it to be kept.
-
-    Returns:
-        Number of entries.
 
     Raises:
         ReportError: If a line is of another split or holds no report.
     """
-    dictionary = Dictionary.build((_training_report(where, line) for where, line in _numbered(reports)), least)
-    dictionary.save(output)
-    if sentences is not None:
-        dictionary.save_sentences(sentences)
-    return sum(len(entries) for entries in dictionary.entries.values())
-
-
-def _training_report(where: str, line: str) -> Report:
-    entry = _parse(where, line)
-    if entry.get("split") != "train":
-        raise ReportError(f"The {where} is of split '{entry.get('split')}'. Dictionaries are built from 'train' alone.")
-    return reader.read(entry["text"])
+    for where, line in _numbered(reports):
+        entry = _parse(where, line)
+        if entry.get("split") != "train":
+            split = entry.get("split")
+            raise ReportError(f"The {where} is of split '{split}'. Dictionaries are built from 'train' alone.")
+        yield reader.read(entry["text"])
 
 
 def read_lines(lines: Iterable[tuple[str, str]], workers: int = 1) -> Iterator[str]:

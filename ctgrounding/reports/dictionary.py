@@ -24,6 +24,7 @@ from ctgrounding.reports.lexicon import lexicon, tokens_of
 from ctgrounding.reports.references import find_references
 from ctgrounding.reports.report import OrganStatement, Report
 
+KNOWN = "known_findings"
 SHORTEST_WORDS = 1
 LONGEST_WORDS = 24
 
@@ -37,12 +38,14 @@ class Entry:
         text: The wording used to say it; edit it freely.
         count: Reports that state it.
         synonyms: Other wordings with their counts.
+        may_be: Other findings of the training reports by whose name a report may mean this one.
     """
 
     finding: str
     text: str
     count: int
     synonyms: Mapping[str, int]
+    may_be: tuple[str, ...] = ()
 
 
 class Dictionary:
@@ -50,6 +53,7 @@ class Dictionary:
 
     Args:
         entries: TotalSegmentator v2 organ to its entries, the most frequent first.
+        known: All findings of the training reports, those included that are too rare for an entry.
 
     Examples:
         >>> from ctgrounding.reports import read
@@ -61,8 +65,9 @@ class Dictionary:
         ['Cyst in the liver']
     """
 
-    def __init__(self, entries: Mapping[str, tuple[Entry, ...]]) -> None:
+    def __init__(self, entries: Mapping[str, tuple[Entry, ...]], known: Iterable[str] = ()) -> None:
         self.entries = dict(entries)
+        self.known = tuple(sorted(set(known)))
 
     @classmethod
     def build(cls, reports: Iterable[Report], least: int = 3) -> Self:
@@ -85,16 +90,15 @@ class Dictionary:
                     if SHORTEST_WORDS <= len(wording.split()) <= LONGEST_WORDS:
                         wordings[key][wording] += 1
             counts.update(seen)
+        known = sorted({finding for _, finding in counts})
         entries: dict[str, list[Entry]] = defaultdict(list)
         for (organ, finding), count in counts.items():
             if count >= least and wordings[organ, finding]:
-                entries[organ].append(_entry(finding, count, wordings[organ, finding]))
-        return cls(
-            {
-                organ: tuple(sorted(entries[organ], key=lambda one: (-one.count, one.finding)))
-                for organ in sorted(entries)
-            }
-        )
+                entries[organ].append(_entry(finding, count, wordings[organ, finding], known))
+        ordered = {
+            organ: tuple(sorted(entries[organ], key=lambda one: (-one.count, one.finding))) for organ in sorted(entries)
+        }
+        return cls(ordered, known)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -111,26 +115,29 @@ class Dictionary:
             raise ReportError(
                 f"Dictionary '{path}' is no table of organs. Write 'liver: [{{finding: ..., text: ...}}]'."
             )
+        known = table.pop(KNOWN, ())
         entries = {}
         for organ, found in table.items():
             label_sets.label_of(organ)
             entries[organ] = tuple(_read_entry(one, organ, path) for one in found)
-        return cls(entries)
+        return cls(entries, map(str, known))
 
     def save(self, path: Path) -> None:
-        """Write all entries with counts and synonyms, to be read and edited."""
-        table = {
+        """Write all entries with counts and synonyms, to be read, edited and given to ``OrganGrounding``."""
+        table: dict[str, Any] = {
             organ: [
-                {"finding": one.finding, "text": one.text, "count": one.count, "synonyms": dict(one.synonyms)}
+                {
+                    "finding": one.finding,
+                    "text": one.text,
+                    "count": one.count,
+                    "synonyms": dict(one.synonyms),
+                    "may_be": list(one.may_be),
+                }
                 for one in entries
             ]
             for organ, entries in self.entries.items()
         }
-        _write(path, table)
-
-    def save_sentences(self, path: Path) -> None:
-        """Write organ to sentences alone, the form that the objective ``OrganGrounding`` reads."""
-        _write(path, {organ: [one.text for one in entries] for organ, entries in self.entries.items()})
+        _write(path, {**table, KNOWN: list(self.known)})
 
     def negatives(self, organ: str, present: Collection[str], number: int, rng: random.Random) -> list[str]:
         """Sentences about an organ that are not true of a scan.
@@ -193,15 +200,22 @@ def _family(finding: str) -> Finding | None:
     return None
 
 
-def _entry(finding: str, count: int, wordings: Counter[str]) -> Entry:
+def _entry(finding: str, count: int, wordings: Counter[str], known: Iterable[str]) -> Entry:
     ordered = sorted(wordings.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
-    return Entry(finding, ordered[0][0], count, dict(ordered[1:]))
+    may_be = tuple(name for name in known if name != finding and contradicts(finding, name))
+    return Entry(finding, ordered[0][0], count, dict(ordered[1:]), may_be)
 
 
 def _read_entry(values: Any, organ: str, path: Path) -> Entry:  # noqa: ANN401  what a YAML file holds
     if not isinstance(values, dict) or not {"finding", "text"} <= set(values):
         raise ReportError(f"An entry of '{organ}' in dictionary '{path}' lacks 'finding' or 'text'. Write both.")
-    return Entry(str(values["finding"]), str(values["text"]), int(values.get("count", 1)), values.get("synonyms") or {})
+    return Entry(
+        str(values["finding"]),
+        str(values["text"]),
+        int(values.get("count", 1)),
+        values.get("synonyms") or {},
+        tuple(map(str, values.get("may_be") or ())),
+    )
 
 
 def _write(path: Path, table: Mapping[str, Any]) -> None:

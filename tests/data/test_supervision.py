@@ -4,6 +4,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.datamodule import ShardDataModule
@@ -138,3 +140,39 @@ def test_batches_speak_the_words_of_the_file(shards, tokenizer):
         assert {batch["texts"][text] for text in batch["organ_text"].tolist()} == {"Spleen is large."}
     assert seen == {record.scan_id: f"Mined of {record.scan_id}" for record in records}
     assert data.label_names == ("ball", "ball_left", "ball_right", "mined", "unsure")
+
+
+class Listener(LightningModule):
+    """Trains nothing that matters and remembers the words of every step."""
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.snippets, self.findings = set(), set()
+
+    def training_step(self, batch, batch_idx):
+        self.snippets |= {batch["texts"][text] for text in batch["snippet_text"].tolist()}
+        self.findings |= set(batch["organ_finding"])
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("supervision", [None, "mined"])
+def test_fit_trains_on_the_words_of_the_file(shards, tokenizer, tmp_path, supervision):
+    folder, records = shards
+    write(folder, map(row_of, records))
+    data = ShardDataModule(str(folder), batch_size=2, supervision=supervision)
+    task = Listener(tokenizer)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, default_root_dir=tmp_path, **quiet).fit(task, data)
+    assert task.snippets
+    assert all(text.startswith("Mined of" if supervision else "Bright ball") for text in task.snippets)
+    assert task.findings == ({"splenomegaly"} if supervision else {"ball", ""})

@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 from ctgrounding import label_sets, questions
+from ctgrounding.cli import main
+from ctgrounding.commands.dictionary import dictionary as command
 from ctgrounding.errors import ReportError
 from ctgrounding.reports import read
-from ctgrounding.reports.commands import build_dictionary
 from ctgrounding.reports.dictionary import Dictionary, contradicts
 from ctgrounding.reports.labels import CT_RATE_LABELS
+from ctgrounding.testing.shards import write_tiny_shards
 
 TEXTS = [
     "Fatty liver. 12 mm cyst in the left kidney (series 3, image 40), previously 10 mm.",
@@ -73,19 +75,45 @@ def test_saved_edited_and_loaded(dictionary, tmp_path):
     (tmp_path / "full.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     loaded = Dictionary.load(tmp_path / "full.yaml")
     assert loaded.entries["liver"][0].text == "The liver is fatty."
-    loaded.save_sentences(tmp_path / "plain.yaml")
-    plain = yaml.safe_load((tmp_path / "plain.yaml").read_text(encoding="utf-8"))
-    assert plain["liver"][0] == "The liver is fatty."
+    assert loaded.known == dictionary.known
+    assert [one.may_be for one in loaded.entries["liver"]] == [one.may_be for one in dictionary.entries["liver"]]
 
 
-def test_only_training_reports_are_taken(tmp_path):
-    source = tmp_path / "reports.jsonl"
+def test_an_entry_says_what_else_it_may_be(dictionary):
+    by_finding = {one.finding: one for one in dictionary.entries["liver"]}
+    assert "steatosis" in dictionary.known
+    assert by_finding["steatosis"].may_be == ()
+    assert "hypodense lesion" in by_finding["hepatic cyst"].may_be
+
+
+def write_lines(path, lines):
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return str(path)
+
+
+def test_the_command_reads_training_reports_alone(tmp_path, capsys):
     lines = [{"id": i, "text": text, "split": "train"} for i, text in enumerate(TEXTS)]
-    source.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert build_dictionary(source, tmp_path / "out.yaml", tmp_path / "plain.yaml", least=1) > 3
-    source.write_text(json.dumps({**lines[0], "split": "val"}), encoding="utf-8")
-    with pytest.raises(ReportError, match="split 'val'"):
-        build_dictionary(source, tmp_path / "no.yaml", least=1)
+    source = write_lines(tmp_path / "reports.jsonl", lines)
+    main(["dictionary", source, "--output", str(tmp_path / "out.yaml"), "--least", "2"])
+    assert "steatosis (3)" in capsys.readouterr().out
+    assert [one.finding for one in Dictionary.load(tmp_path / "out.yaml").entries["liver"]] == ["steatosis"]
+    write_lines(tmp_path / "reports.jsonl", [{**lines[0], "split": "val"}])
+    with pytest.raises(SystemExit):
+        main(["dictionary", source, "--output", str(tmp_path / "no.yaml"), "--least", "1"])
+    assert "split 'val'" in capsys.readouterr().err
+    assert not (tmp_path / "no.yaml").exists()
+
+
+def test_the_command_counts_studies_of_the_training_split(tmp_path, capsys):
+    write_tiny_shards(tmp_path / "shards", scans=20, scans_per_study=2)
+    built = command(str(tmp_path / "shards"), output=tmp_path / "out.yaml")
+    train = 10 * 3 // 5
+    assert sum(one.count for entries in built.entries.values() for one in entries) == train
+    assert set(built.entries) <= {"kidney_left", "kidney_right"}
+    assert {one.finding for entries in built.entries.values() for one in entries} == {"ball"}
+    assert Dictionary.load(tmp_path / "out.yaml").entries == built.entries
+    with pytest.raises(ReportError, match="stands in 99 training reports"):
+        command(str(tmp_path / "shards"), output=tmp_path / "out.yaml", least=99)
 
 
 def test_questions_cover_the_classes():
