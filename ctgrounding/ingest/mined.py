@@ -8,7 +8,8 @@ from typing import Self
 from ctgrounding.data.records import SnippetRecord
 from ctgrounding.data.supervision import RefusedSnippet, ScanSupervision, report_sha256
 from ctgrounding.ingest.snippets import PRIOR, NumberedScan, resolve
-from ctgrounding.ingest.supervision import organ_sentences
+from ctgrounding.ingest.study_tables import OrganSentence
+from ctgrounding.ingest.supervision import given_sentences, organ_sentences
 from ctgrounding.reports import Report, Snippet
 
 NO_SCAN = "stands in a text without a scan"
@@ -27,6 +28,7 @@ class ReadScan:
         own: The scan's slices, None where there is no scan.
         study: The slices of all scans of the study.
         field_mm: Lowest and highest world z of the scan.
+        given: Organ sentences that the dataset itself gives, None where it gives none.
         unknown: Reason to give for every slice that is not found; empty for the particular one.
     """
 
@@ -37,6 +39,7 @@ class ReadScan:
     own: NumberedScan | None = None
     study: Sequence[NumberedScan] = ()
     field_mm: tuple[float, float] = (0.0, 0.0)
+    given: tuple[OrganSentence, ...] | None = None
     unknown: str = ""
 
 
@@ -164,7 +167,9 @@ def _row(
         scan.scan_id,
         digest,
         tuple(record for records, _ in found.values() for record in records),
-        organ_sentences(scan.content, rule.organs),
+        organ_sentences(scan.content, rule.organs)
+        if scan.given is None
+        else given_sentences(scan.given, scan.sections, rule.organs),
         scan.content.ct_rate_labels if rule.with_labels else {},
         tuple(
             RefusedSnippet(one.text, one.series, one.images, one.start, one.end, one.section, why)

@@ -72,6 +72,7 @@ class CardStudies:
             own,
             study,
             Grid.covering(source.affine, source.shape_ijk, self.spacing_mm).field_mm,
+            planned.sentences,
         )
 
 

@@ -1,6 +1,7 @@
 """Whole reports: sections, columns of public datasets, snippets, files and hostile text."""
 
 import json
+import random
 import time
 
 import pytest
@@ -125,10 +126,15 @@ def test_bad_lines_are_named(tmp_path):
 
 
 HOSTILE = {
-    "one line": "right lung " * 20_000,
+    "one line": "right lung nodule of 5 mm, no effusion " * 27_000,
     "no spaces": "a" * 300_000,
     "open brackets": "(" * 200_000 + "]" * 100_000,
     "binary": "".join(map(chr, range(256))) * 1_000,
+    "random bytes": random.Random(0).randbytes(200_000).decode("latin-1"),
+    "mixed brackets": "(4:12 [5:13 {<" * 8_000,
+    "number list": "images " + "1-5, " * 30_000,
+    "one compound": "leberherd" * 20_000,
+    "connectives": "ober- und no, nor " * 10_000,
     "right to left": "\u200f\u202e(series 4, image 12) " * 2_000,
     "references": "Nodule (series 4, image 12). " * 10_000,
     "headings": "Findings: x. " * 10_000,
