@@ -125,17 +125,6 @@ def rounds(scan: Path, count: int) -> dict[str, list[float]]:
     return found
 
 
-def differences_hu(scan: Path) -> dict[str, float]:
-    """Mean absolute difference of their voxels from ours where the grids have one shape: do all compute the same?"""
-    with tempfile.TemporaryDirectory(dir=scan.parent) as folder:
-        images = {}
-        for way, run in WAYS.items():
-            run(scan, Path(folder) / way)
-            images[way] = Shard(find_shards([Path(folder) / way])[0]).read_image(0).astype(np.int32)
-    mine = images.pop("ours")
-    return {way: float(np.abs(mine - image).mean()) for way, image in images.items() if image.shape == mine.shape}
-
-
 def peak_over_output(scan: Path) -> float:
     """Peak of this process for one scan above what it holds now, over the bytes of the int16 result."""
     import ctgrounding.ingest.crew
@@ -177,8 +166,6 @@ def measure(size: str) -> dict[str, float]:
             print(
                 f"{way:8s} {statistics.median(values):6.2f} CPU s a volume  ({', '.join(f'{v:.2f}' for v in values)})"
             )
-        for way, hu in differences_hu(scan).items():
-            print(f"{way:8s} differs from ours by {hu:.2f} HU on average")
         result = {
             f"cpu_{way}_over_ours": statistics.median(
                 other / own for other, own in zip(seconds[way], seconds["ours"], strict=True)

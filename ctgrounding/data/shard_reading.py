@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from ctgrounding.errors import ShardError
 
 _ATTRIBUTES = ("orientation", "axes", "value_rule", "codec", "dataset", "content_sha256")
 _PLANES = CHUNK[0]
+_BROKEN = (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
+"""What h5py and json throw at a damaged file."""
 
 
 def codec_works() -> bool:
@@ -58,7 +63,7 @@ class Shard:
         return f"Shard({str(self.path)!r})"
 
     def reopen(self) -> None:
-        """Forget what was read and open the file anew, because another file may have taken its name."""
+        """Forget what was read, because another file may have taken the name."""
         _handles.drop(self.path)
         self._records, self._attributes = None, None
 
@@ -66,7 +71,7 @@ class Shard:
     def attributes(self) -> dict[str, Any]:
         """Root attributes: texts, ``classes`` and ``provenance`` as dicts, ``spacing_mm`` and ``places`` as tuples."""
         if self._attributes is None:
-            with _handles.borrow(self.path) as file:
+            with self._open("attributes") as file:
                 self._attributes = _root_attributes(file)
         return self._attributes
 
@@ -85,19 +90,21 @@ class Shard:
     def records(self) -> list[ScanRecord]:
         """What is known of each scan, by row."""
         if self._records is None:
-            self._records = [ScanRecord.from_json(json.loads(text)) for text in self.record_texts()]
+            texts = self.record_texts()
+            with self._naming("records"):
+                self._records = [ScanRecord.from_json(json.loads(text)) for text in texts]
         return self._records
 
     @property
     def empty_places(self) -> dict[int, str]:
         """Places whose scan was put aside, and why."""
-        with _handles.borrow(self.path) as file:
+        with self._open("empty places") as file:
             found = {int(name): group.attrs.get("quarantined") for name, group in file["scans"].items()}
-        return {place: bytes(reason).decode() for place, reason in found.items() if reason is not None}
+            return {place: bytes(reason).decode() for place, reason in found.items() if reason is not None}
 
     def record_texts(self) -> list[bytes]:
         """The records as the JSON that is stored, by row."""
-        with _handles.borrow(self.path) as file:
+        with self._open("records") as file:
             return [bytes(file[group_name(place)].attrs["record"]) for place in self.attributes["places"]]
 
     def read_image(
@@ -149,23 +156,32 @@ class Shard:
 
     def _read(self, row: int, name: str, start: Triple, shape: Triple | None) -> Voxels | None:
         place = self.attributes["places"][row]
-        with _handles.borrow(self.path) as file:
-            try:
-                group = file[group_name(place)]
-                if name not in group:
-                    return None
-                stored = group[name]
-                box = box_slices(stored.shape, start, shape, f"row {row} of {self.path}")
-                voxels: Voxels = np.empty([side.stop - side.start for side in box], stored.dtype)
-                stored.read_direct(voxels, source_sel=box)
-            except (OSError, KeyError, RuntimeError) as error:
-                if isinstance(error, ShardError):
-                    raise
-                raise ShardError(
-                    f"Cannot read {name} of row {row} in {self.path}: {error}. The file is damaged: copy it again "
-                    "or ingest it again."
-                ) from error
+        with self._open(f"{name} of row {row}") as file:
+            group = file[group_name(place)]
+            if name not in group:
+                return None
+            stored = group[name]
+            box = box_slices(stored.shape, start, shape, f"row {row} of {self.path}")
+            voxels: Voxels = np.empty([side.stop - side.start for side in box], stored.dtype)
+            stored.read_direct(voxels, source_sel=box)
         return voxels
+
+    @contextmanager
+    def _open(self, what: str) -> Iterator[h5py.File]:
+        with self._naming(what), _handles.borrow(self.path) as file:
+            yield file
+
+    @contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Say in one sentence what could not be read."""
+        try:
+            yield
+        except ShardError:
+            raise
+        except _BROKEN as error:
+            raise ShardError(
+                f"Cannot read {what} in {self.path}: {error}. The file is damaged: copy it again or ingest it again."
+            ) from error
 
 
 def _open(path: Path) -> h5py.File:
@@ -180,7 +196,7 @@ def _open(path: Path) -> h5py.File:
         ) from error
     try:
         _root_attributes(file)
-    except ShardError:
+    except Exception:
         file.close()
         raise
     return file
@@ -219,8 +235,6 @@ def check_storage(path: Path) -> None:
 
 def _check_stored(name: str, stored: object) -> None:
     """HDF5 skips a filter that fails without a word: a chunk stored raw is wrong unless it cannot shrink."""
-    import zlib
-
     if not isinstance(stored, h5py.Dataset) or stored.chunks is None:
         return
     raw_bytes = stored.size * stored.dtype.itemsize
