@@ -72,6 +72,21 @@ def test_a_trap_with_padding_is_seen_through(hu):
     assert verdict.rule.name == "already_hu"
 
 
+def test_of_several_lost_intercepts_air_decides(hu):
+    """Values cut off at -1000 and at -1024 look alike but for where air lies besides the cut."""
+    for lost in (-1000, -1024):
+        verdict, values = verdict_of(np.maximum(hu, lost) - lost)
+        assert (verdict.rule.name, verdict.rule.intercept) == ("lost_intercept", lost)
+        np.testing.assert_array_equal(values, np.maximum(hu.T, lost))
+
+
+def test_values_spread_over_what_is_empty_in_ct_are_no_lost_intercept(hu):
+    """Like MR: background at 0, tissue from 0 to 2000 without order; with -1024 it has air and soft tissue."""
+    spread = np.random.default_rng(0).integers(0, 2000, SHAPE)
+    with pytest.raises(ScanError, match="not HU by any known rule"):
+        verdict_of(np.where(hu > -500, spread, np.abs(hu) % 20).astype(np.int16))
+
+
 def test_a_body_without_air_goes_by_the_header():
     soft = np.random.default_rng(0).normal(40, 15, SHAPE).astype(np.int16)
     soft[:8] -= 140  # fat

@@ -26,6 +26,12 @@ MAX_BELOW = 0.02
 FAT_BELOW_HU = -10.0
 """What a body cut out of its air still reaches, while pictures of 0..1 or 0..255 do not."""
 MIN_SPREAD_HU = 30.0
+BETWEEN_HU = (-650.0, -200.0)
+"""Between lung and fat there is next to nothing in CT; MR and shifted values spread over it."""
+DENSE_HU = 300.0
+MAX_BETWEEN, MAX_DENSE = 0.6, 0.4
+"""Shares of soft tissue that lie between lung and fat, and that are as dense as bone, at most. Real scans of chest
+and abdomen have 0.1 and 0.03, lungs on a 12 mm grid 0.4 and 0.05."""
 PADDING_SHARE = 0.005
 LOST_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
 
@@ -62,6 +68,8 @@ class Evidence:
         air: Share of values where air lies.
         soft: Share where soft tissue lies.
         below: Share below air, constant padding left out.
+        between: Share between lung and fat.
+        dense: Share as dense as bone.
         air_peak_hu: Most frequent value among air, None if there is none.
         soft_peak_hu: Most frequent value among soft tissue, None if there is none.
         padding_hu: Constant value below air that pads the scan, None if there is none.
@@ -72,6 +80,8 @@ class Evidence:
     air: float
     soft: float
     below: float
+    between: float
+    dense: float
     air_peak_hu: float | None
     soft_peak_hu: float | None
     padding_hu: float | None
@@ -80,9 +90,15 @@ class Evidence:
 
     @property
     def is_ct(self) -> bool:
-        """Whether there is soft tissue, next to nothing below air, and air or at least fat."""
+        """Whether there is soft tissue, next to nothing below air, and air or, in a plain picture, at least fat."""
         has_fat = self.low_hu < FAT_BELOW_HU and self.high_hu - self.low_hu > MIN_SPREAD_HU
-        return self.soft >= MIN_SOFT and self.below <= MAX_BELOW and (self.has_air or has_fat)
+        vouched = self.has_air or (has_fat and self.is_plain)
+        return self.soft >= MIN_SOFT and self.below <= MAX_BELOW and vouched
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tissue lies together as in CT; what a rule that no header states must show as well."""
+        return self.between <= MAX_BETWEEN * self.soft and self.dense <= MAX_DENSE * self.soft
 
     @property
     def has_air(self) -> bool:
@@ -140,10 +156,15 @@ def _sample(values: Shaped[np.ndarray, "k j i"]) -> Float32[np.ndarray, "n"]:
 
 
 def _decide(sample: Float32[np.ndarray, "n"], header: HuRule) -> tuple[HuRule, Evidence]:
-    """The first rule with soft tissue and air; else the first with soft tissue and fat."""
+    """The first rule with soft tissue and air; else the first with soft tissue and fat.
+
+    A rule that nobody states must give a plain picture too; of several the one whose air lies nearest to -1000.
+    """
+    stated = [(rule, _look(sample, rule)) for rule in _stated(header)]
+    guessed = [(rule, _look(sample, rule)) for rule in _guessed(header)]
+    guessed.sort(key=lambda pair: abs(_air_hu(sample, pair[0]) + 1000))
     usable: tuple[HuRule, Evidence] | None = None
-    for rule in _candidates(header):
-        look = _look(sample, rule)
+    for rule, look in (*stated, *(pair for pair in guessed if pair[1].is_plain)):
         if look.is_ct and look.has_air:
             return rule, look
         if look.is_ct and usable is None:
@@ -158,7 +179,7 @@ def _decide(sample: Float32[np.ndarray, "n"], header: HuRule) -> tuple[HuRule, E
     return usable
 
 
-def _candidates(header: HuRule) -> Iterator[HuRule]:
+def _stated(header: HuRule) -> Iterator[HuRule]:
     if not (np.isfinite((header.slope, header.intercept)).all() and header.slope > 0):
         raise ScanError(
             f"The header's slope {header.slope:g} and intercept {header.intercept:g} cannot be.", "no_header"
@@ -166,6 +187,9 @@ def _candidates(header: HuRule) -> Iterator[HuRule]:
     yield header
     if (header.slope, header.intercept) != (1.0, 0.0):
         yield HuRule("already_hu", 1.0, 0.0)
+
+
+def _guessed(header: HuRule) -> Iterator[HuRule]:
     for offset in LOST_INTERCEPTS:
         yield HuRule("lost_intercept", header.slope, offset)
 
@@ -181,12 +205,20 @@ def _look(sample: Float32[np.ndarray, "n"], rule: HuRule) -> Evidence:
         air=round(len(air) / count, 4),
         soft=round(len(soft) / count, 4),
         below=round(int(np.searchsorted(values, AIR_HU[0])) / count, 4),
+        between=round(len(_within(values, BETWEEN_HU)) / count, 4),
+        dense=round((len(values) - int(np.searchsorted(values, DENSE_HU))) / count, 4),
         air_peak_hu=_peak(air, AIR_HU),
         soft_peak_hu=_peak(soft, SOFT_HU),
         padding_hu=padding,
         low_hu=round(float(values[count // 100]), 1) if len(values) else 0.0,
         high_hu=round(float(values[count - 1 - count // 100]), 1) if len(values) else 0.0,
     )
+
+
+def _air_hu(sample: Float32[np.ndarray, "n"], rule: HuRule) -> float:
+    """Where air lies, the lowest value left out, in which clipping and padding pile up; 0 where there is none."""
+    values = sample[np.searchsorted(sample, sample[0], "right") :] * np.float32(rule.slope) + np.float32(rule.intercept)
+    return _peak(_within(values, AIR_HU), AIR_HU) or 0.0
 
 
 def _within(values: Float32[np.ndarray, "n"], bounds: tuple[float, float]) -> Float32[np.ndarray, "m"]:
