@@ -1,9 +1,7 @@
 """``ctgrounding ingest``: a dataset card in, shards out, and an account of every scan."""
 
 import errno
-import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +10,6 @@ from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctgrounding.data.shards import Codec, Shard
@@ -26,6 +23,7 @@ from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.crew import fill_shards
 from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
 from ctgrounding.ingest.notes import NOTES, ShardNote, note_path, progress_path
+from ctgrounding.ingest.outlook import check_redo, finished, outlook
 from ctgrounding.ingest.plan import ShardPlan, expected_bytes, plan_shards, write_plan
 from ctgrounding.ingest.worker import Job
 
@@ -83,13 +81,13 @@ def ingest(
         identity = load_identity(loaded.ids, output)
         plans = plan_shards(loaded, _settings(spacing, codec, identity), scans_per_shard, limit)
         _check_foreign(output, plans)
-        kept, changed = _finished(plans, output)
+        kept, changed = finished(plans, output)
         to_do = [plan for plan in plans if plan.name not in kept]
         scans = sum(len(plan.scans) for plan in plans)
-        console.print(_outlook(plans, to_do, changed, expected_bytes(to_do, spacing, codec), output))
+        console.print(outlook(plans, to_do, changed, expected_bytes(to_do, spacing, codec), output))
         if dry_run:
             return summarize(list(kept.values()), output, scans, len(kept), 0, time.monotonic() - started)
-        _check_redo(changed, redo)
+        check_redo(changed, redo)
         (output / NOTES).mkdir(parents=True, exist_ok=True)
         _write_ids(plans, output, identity)
         job = _job(loaded, output, spacing, codec, identity)
@@ -142,22 +140,6 @@ def _check_foreign(output: Path, plans: Sequence[ShardPlan]) -> None:
         )
 
 
-def _finished(plans: Sequence[ShardPlan], output: Path) -> tuple[dict[str, ShardNote], dict[str, list[str]]]:
-    """Shards to keep, and for those that are finished but no longer fit, what has changed."""
-    kept, changed = {}, {}
-    for plan in plans:
-        note = ShardNote.of(output, plan.name)
-        if note is None:
-            continue
-        if note.causes == plan.causes:
-            kept[plan.name] = note
-        else:
-            changed[plan.name] = _differences(note.causes, plan.causes)
-    if len(kept) < len(plans):  # what a copy repeats may be among those to come
-        kept = {name: note for name, note in kept.items() if all(e.kind != "duplicate" for e in note.put_aside)}
-    return kept, changed
-
-
 def _copies(plans: Sequence[ShardPlan], job: Job) -> dict[str, Remark]:
     """Scans that repeat an earlier one, ids as they are written; known when all shards are finished."""
     return find_copies(
@@ -177,49 +159,6 @@ def _without(copies: Mapping[str, Remark], plans: Sequence[ShardPlan], job: Job)
             note_path(job.output, plan.name).unlink(missing_ok=True)
             again.append(replace(plan, copies=found))
     return again
-
-
-def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    said = {
-        "card": "the card's rules",
-        "salt": "the salt of ids, or the card's rule for them",
-        "inputs": "its scans, masks or rows of tables",
-    }
-    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    return [said.get(name) or f"{name} ({before.get(name)}, now {now.get(name)})" for name in names]
-
-
-def _outlook(
-    plans: Sequence[ShardPlan],
-    to_do: Sequence[ShardPlan],
-    changed: Mapping[str, Sequence[str]],
-    expected: int,
-    output: Path,
-) -> str:
-    scans = sum(len(plan.scans) for plan in plans)
-    lines = [f"Plan: {scans} scans in {len(plans)} shards, {len(plans) - len(to_do)} of them finished."]
-    if to_do:
-        free = shutil.disk_usage(_existing(output)).free
-        room = f"{len(to_do)} to write, about {decimal(expected)} on disk; {decimal(free)} are free."
-        lines.append(room if free > expected else f"[bold]{room} That will hardly do.[/bold]")
-    for causes, count in Counter(tuple(causes) for causes in changed.values()).items():
-        lines.append(f"{count} finished shards no longer fit, because of {' and '.join(causes)}.")
-    return "\n".join(lines)
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
-
-
-def _check_redo(changed: Mapping[str, Sequence[str]], redo: bool) -> None:
-    """Changed inputs redo their shard without a word; what would redo everything needs one."""
-    costly = {name: causes for name, causes in changed.items() if set(causes) != {"its scans, masks or rows of tables"}}
-    if costly and not redo:
-        first, causes = next(iter(costly.items()))
-        raise CardError(
-            f"{len(costly)} finished shards would be written again ({first}, ...), because this changed: "
-            f"{' and '.join(causes)}. Give --redo to write them again, or another --output to keep them."
-        )
 
 
 def _write_ids(plans: Sequence[ShardPlan], output: Path, identity: Identity) -> None:
