@@ -38,8 +38,9 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     autocast stays near float32; there are no batch statistics.
 
     Where the slab is seen from: an encoder whose cells have bounded fields of view of their own is measured by a
-    field's middle (its norms taken out), any other by the interval in which a cell responds most. A deep
-    convolutional encoder needs so many ``cells`` that its field of view fits in.
+    field's middle (its norms taken out), a map of single voxels by the lag at which all cells together respond
+    most, any other by the interval in which a cell responds most. A deep convolutional encoder needs so many
+    ``cells`` that its field of view fits in.
 
     Args:
         make: Makes the encoder, with fresh random weights at each call.
@@ -106,9 +107,21 @@ def _centres(subject: _Subject, axis: int) -> dict[int, float]:
         return {cell: _middle(seen) for cell, seen in fields.items()}
     others = [subject.make().eval() for _ in range(_DRAWS)]
     responses = torch.stack([_responses(other, subject.shape, axis) for other in others])
-    strongest = (responses / responses.sum((1, 2), keepdim=True)).mean(0).argmax(1)
+    responses = (responses / responses.sum((1, 2), keepdim=True)).mean(0)
+    if subject.encoder.cell_vox[axis] == 1:
+        return _at_strongest_lag(responses)
+    strongest = responses.argmax(1)
     inner = range(1, int(strongest.max()))
     return {cell: _middle(strongest == cell) for cell in inner if bool((strongest == cell).any())}
+
+
+def _at_strongest_lag(responses: Float[Tensor, "voxels voxels"]) -> dict[int, float]:
+    """Of a map of single voxels, the lag at which cells respond most; cells near an end are left out."""
+    count, reach = len(responses), max(1, len(responses) // 4)
+    inner = torch.arange(reach, count - reach)
+    strength = [float(responses[inner + lag, inner].sum()) for lag in range(-reach, reach + 1)]
+    lag = strength.index(max(strength)) - reach
+    return {int(cell): float(cell + lag) for cell in inner}
 
 
 def _middle(seen: Bool[Tensor, "voxels"]) -> float:

@@ -8,7 +8,11 @@ from torch import nn
 
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.conv import PatchConv
+from ctgrounding.encoders.image.dynunet import DynUNetEncoder
+from ctgrounding.encoders.image.mit import MiTEncoder
 from ctgrounding.encoders.image.segresnet import SegResNetEncoder
+from ctgrounding.encoders.image.slices import SlicesEncoder
+from ctgrounding.encoders.image.swin import SwinEncoder
 from ctgrounding.encoders.image.vit import ViT
 from ctgrounding.encoders.image.windowed import WindowedViT
 from ctgrounding.testing.encoders import check_image_encoder
@@ -49,6 +53,22 @@ def test_built_in_encoders_keep_the_contract(make, cells):
 @pytest.mark.slow
 def test_deeper_segresnet_keeps_the_contract():
     check_image_encoder(lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="group"), (12, 12, 12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "cells"),
+    [
+        (lambda: DynUNetEncoder(filters=(16, 16, 16)), (12, 8, 8)),
+        (lambda: MiTEncoder(widths=(12,), depths=(1,), heads=(1,), reductions=(2,), width=16), (12, 8, 8)),
+        (lambda: SwinEncoder(width=12, stage=1, window=2), (4, 4, 4)),
+        (lambda: SlicesEncoder("test_vit", slices=2), (3, 3, 3)),
+        (lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="fixed", final_norm=False), (12, 12, 12)),
+    ],
+    ids=["dynunet", "mit", "swin", "slices", "segresnet_fixed"],
+)
+def test_encoders_of_other_libraries_keep_the_contract(make, cells):
+    check_image_encoder(make, cells)
 
 
 @pytest.mark.slow

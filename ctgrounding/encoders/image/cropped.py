@@ -20,7 +20,7 @@ class CroppedEncoder(ImageEncoder):
 
     Scans of equal boxes are encoded together. A crop starts at a multiple of ``align_vox`` at or before the box.
     At its end it is filled with air: to a multiple of ``align_vox``, or with ``strided`` to the centre of its last
-    cell at least.
+    cell at least; and to two cells of the deepest stage, since a norm over one has no variance.
 
     Args:
         width: Channels of the feature map.
@@ -100,6 +100,8 @@ class CroppedEncoder(ImageEncoder):
             full = [(cells - 1) * step + 1 for cells, step in zip(grid, self.cell, strict=True)]
         else:
             full = [-(-side // step) * step for side, step in zip(sides, self.align, strict=True)]
+        if all(whole <= step for whole, step in zip(full, self.align, strict=True)):
+            full[2] += self.align[2]
         depth, row, column = (max(whole - side, 0) for whole, side in zip(full, sides, strict=True))
         found = self.encode(functional.pad(crop, (0, column, 0, row, 0, depth), value=AIR_HU))
         return found[:, : grid[0], : grid[1], : grid[2]]

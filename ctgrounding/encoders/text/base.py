@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from ctgrounding.encoders.readouts.base import LearnedQueries
 from ctgrounding.errors import ConfigError
 
-Pooling = Literal["mean", "first", "last"]
+Pooling = Literal["mean", "first", "last", "attention"]
 
 
 class Tokenizer(ABC):
@@ -92,8 +93,32 @@ class TextEncoder(nn.Module, ABC):
         yield order[start:], lengths[start]
 
 
+class TokenAttention(nn.Module):
+    """The mean of a row's real tokens, weighted by a learned query; its weights are those of ``GlobalReadout``.
+
+    Args:
+        width: Width of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = LearnedQueries(width, 1)
+
+    def forward(self, states: Float[Tensor, "T L E"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row."""
+        weight = self.query(states)[..., 0].masked_fill(~mask, 0)
+        weight = weight / weight.sum(1, keepdim=True)
+        return torch.bmm(weight[:, None].to(states.dtype), states)[:, 0]
+
+
 def pool(states: Float[Tensor, "T L E"], mask: Bool[Tensor, "T L"], pooling: Pooling) -> Float[Tensor, "T E"]:
-    """One vector a row from the states of its real tokens."""
+    """One vector a row from the states of its real tokens, by a rule without weights.
+
+    Raises:
+        ConfigError: If the pooling is ``attention``, which is :class:`TokenAttention`.
+    """
+    if pooling == "attention":
+        raise ConfigError("Pooling by attention has a learned query; use TokenAttention.")
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ctgrounding.encoders.image.attention import head_width
-from ctgrounding.encoders.text.base import Pooling, TextEncoder, Tokenizer, pool
+from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
 from ctgrounding.encoders.text.hashed import HashedEmbedding
 from ctgrounding.errors import ConfigError
 
@@ -71,7 +71,8 @@ class OpenClipText(TextEncoder):
         layers: Number of blocks.
         heads: Attention heads.
         context_length: Most tokens of a text; longer ones are cut.
-        pooling: ``mean`` over a text's tokens, ``last`` (the end mark, as CLIP does) or ``first``.
+        pooling: ``mean`` over a text's tokens, ``last`` (the end mark, as CLIP does), ``first``, or ``attention`` by a
+            learned query.
         hashed_rows: If set, token vectors are sums of two rows of tables this long instead of one row of a
             table of 49,408: cheaper steps on a CPU.
         mlp_ratio: Hidden width of a block's MLP over ``width``.
@@ -111,10 +112,12 @@ class OpenClipText(TextEncoder):
         )
         if hashed_rows is not None:
             self.tower.token_embedding = HashedEmbedding(hashed_rows, width)
+        self.attention = TokenAttention(width) if pooling == "attention" else None
 
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row; attention looks back only, so padding behind a text reaches none of its tokens."""
         length = tokens.shape[1]
         states = self.tower.token_embedding(tokens) + self.tower.positional_embedding[:length]
         states = self.tower.transformer(states, attn_mask=self.tower.attn_mask[:length, :length])
-        return pool(self.tower.ln_final(states), mask, self.pooling)
+        states = self.tower.ln_final(states)
+        return pool(states, mask, self.pooling) if self.attention is None else self.attention(states, mask)

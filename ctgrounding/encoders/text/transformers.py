@@ -1,5 +1,6 @@
 """Any text encoder of ``transformers``, by name or local folder, frozen, with LoRA or whole."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ctgrounding.encoders.text.base import Pooling, TextEncoder, Tokenizer, pool
+from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
+from ctgrounding.encoders.text.cache import VectorCache, row_keys, weights_digest
 from ctgrounding.errors import ConfigError
 
 
@@ -60,15 +62,18 @@ class TransformersText(TextEncoder):
 
     Args:
         model: Name on the Hugging Face hub, or a local folder, which needs no network.
-        pooling: ``mean`` over tokens, ``first`` (BERT's mark) or ``last`` (decoders such as Qwen3-Embedding).
+        pooling: ``mean`` over tokens, ``first`` (BERT's mark), ``last`` (decoders such as Qwen3-Embedding), or
+            ``attention`` by a learned query, which a frozen tower's vectors learn too.
         tuning: ``frozen`` (no gradient and no dropout), ``lora`` or ``full``.
         lora: Adapters of ``lora``.
         context_length: Most tokens of a text; longer ones are cut.
         bucket_ratio: Longest over shortest text of a pass.
+        cache: Folder that keeps the vectors of a frozen tower, by its weights and by text; a text comes back as it
+            was first encoded, whose last digits depend on the texts beside it.
 
     Raises:
         ConfigError: If the model is in no folder and cannot be fetched, reads less than ``context_length``, or
-            has no module that LoRA targets.
+            has no module that LoRA targets; or if a cache is asked for vectors that are trained.
     """
 
     def __init__(
@@ -79,7 +84,13 @@ class TransformersText(TextEncoder):
         lora: Lora | None = None,
         context_length: int = 512,
         bucket_ratio: float = 1.5,
+        cache: str | None = None,
     ) -> None:
+        if cache is not None and (tuning != "frozen" or pooling == "attention"):
+            raise ConfigError(
+                f"A text cache keeps vectors that never change, but tuning is {tuning} and pooling {pooling}. "
+                "Freeze the tower and pool by mean, first or last, or remove cache."
+            )
         tower = _tower(model)
         limit = getattr(tower.config, "max_position_embeddings", context_length)
         if context_length > limit:
@@ -95,6 +106,10 @@ class TransformersText(TextEncoder):
         if tuning == "frozen":
             tower.requires_grad_(False).eval()
         self.tower = _with_adapters(model, tower, lora or Lora()) if tuning == "lora" else tower
+        self.attention = TokenAttention(self.width) if pooling == "attention" else None
+        self.cache = None if cache is None else VectorCache(cache)
+        self._digest: str | None = None
+        self.register_load_state_dict_post_hook(_forget_digest)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "TransformersText":
         """Set training mode; a frozen tower stays in evaluation mode."""
@@ -107,7 +122,35 @@ class TransformersText(TextEncoder):
         """One vector a row, without gradient where the tower is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
             states: Tensor = self.tower(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-            return pool(states, mask, self.pooling)
+        return pool(states, mask, self.pooling) if self.attention is None else self.attention(states, mask)
+
+    def forward(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
+        """One vector a row; with a cache, only rows that it does not hold are encoded."""
+        if self.cache is None or not len(tokens):
+            return super().forward(tokens, mask)
+        keys = row_keys(tokens, mask)
+        weights = self._weights(tokens.device.type)
+        known = self.cache.read(weights, keys)
+        missing = [row for row, key in enumerate(keys) if key not in known]
+        if missing:
+            made = super().forward(tokens[missing], mask[missing])
+            new = {keys[row]: vector for row, vector in zip(missing, made.cpu().float(), strict=True)}
+            self.cache.write(weights, new)
+            known |= new
+        return torch.stack([known[key] for key in keys]).to(tokens.device, next(self.tower.parameters()).dtype)
+
+    def _weights(self, device: str) -> str:
+        """What the vectors depend on besides the text; hashed once, and anew after other weights are loaded."""
+        if self._digest is None:
+            config: Any = self.tower.config
+            self._digest = weights_digest(self.tower, self.pooling, config.to_json_string())
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else ""
+        return hashlib.sha256(f"{self._digest} {precision}".encode()).hexdigest()
+
+
+def _forget_digest(encoder: nn.Module, _: object) -> None:
+    if isinstance(encoder, TransformersText):
+        encoder._digest = None
 
 
 def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
