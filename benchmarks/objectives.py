@@ -28,7 +28,7 @@ import ctgrounding  # noqa: F401 (before Lightning: it mends torchvision beside 
 from ctgrounding import distributed
 from ctgrounding.functional.pooling import organ_weights
 from ctgrounding.functional.sigmoid_contrast import sigmoid_contrast
-from ctgrounding.tasks.meters import PackedMeter
+from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.testing.ranks import RankPool
 
 WIDTH, CHUNK, ORGANS = 512, 512, 104
@@ -189,7 +189,7 @@ def metrics_ms_per_step(pairs: int, steps: int = 400) -> float:
             if self.metered:
                 self.meter.add(names, torch.stack(values.detach().unbind()), self.weights)
                 if (self.trainer.global_step + 1) % 50 == 0:
-                    self.log_dict(self.meter.reduce(), batch_size=1)
+                    send(self, self.meter.reduce())
             return values.sum()
 
         def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -35,7 +35,7 @@ from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluating import Evaluation
 from ctgrounding.tasks.gradients import GradientProbe
 from ctgrounding.tasks.held_out import HeldOut, leak_numbers
-from ctgrounding.tasks.meters import PackedMeter
+from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
 from ctgrounding.tasks.texts import FixedTexts
@@ -70,6 +70,8 @@ class Pretrain(LightningModule):
         seed: Seed of dropout, recolouring and every draw of a step.
 
     Attributes:
+        numbers: What the last logged step gave to the loggers; callbacks find ``train/loss`` in
+            ``trainer.callback_metrics`` too.
         run_config: The whole run's configuration as plain values, set by the command line; it goes into
             checkpoints, and :func:`ctgrounding.load` rebuilds the model from it.
 
@@ -107,6 +109,7 @@ class Pretrain(LightningModule):
         self.recolour, self.texts_per_pass = recolour, texts_per_pass
         self.initial_weights, self.untrained_baseline, self.seed = initial_weights, untrained_baseline, seed
         self.log_gradient_norms = log_gradient_norms
+        self.numbers: dict[str, float] = {}
         self.run_config: dict[str, Any] | None = None
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
@@ -192,10 +195,8 @@ class Pretrain(LightningModule):
             return balanced.loss
 
         loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split)
-        if probe is not None:
-            norms = {f"train/{name}": value for name, value in probe.norms(work.segments).items()}
-            self.log_dict(norms, sync_dist=False, batch_size=1)
-        self._record(*seen[0], weights, batch, texts_encoded=len(texts.tokens))
+        norms = {} if probe is None else probe.norms(work.segments)
+        self._record(*seen[0], weights, batch, len(texts.tokens), norms)
         return loss
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
@@ -290,7 +291,13 @@ class Pretrain(LightningModule):
         check_fits(self.state_dict(), checkpoint["state_dict"])
 
     def _record(
-        self, names: list[str], balanced: Balanced, weights: Mapping[str, float], batch: Batch, texts_encoded: int
+        self,
+        names: list[str],
+        balanced: Balanced,
+        weights: Mapping[str, float],
+        batch: Batch,
+        texts_encoded: int,
+        norms: Mapping[str, float],
     ) -> None:
         """Log means over all ranks and over the steps since the last time; the loss is made of these means."""
         self._meter.add([f"train/{name}" for name in names], balanced.totals, balanced.weights)
@@ -299,10 +306,15 @@ class Pretrain(LightningModule):
         values = self._meter.reduce()
         terms = ((weights[name.split("/")[0]], values[f"train/{name}"]) for name in names)
         loss = sum(weight * mean for weight, mean in terms if not math.isnan(mean))
-        values["train/texts_encoded"] = float(texts_encoded)
-        values["train/scans"] = float(len(batch["scan_id"]))
-        self.log_dict(values, sync_dist=False, batch_size=1)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=False, batch_size=1)
+        counts = {"train/texts_encoded": float(texts_encoded), "train/scans": float(len(batch["scan_id"]))}
+        self.numbers = {
+            **values,
+            **counts,
+            **{f"train/{name}": norm for name, norm in norms.items()},
+            "train/loss": loss,
+        }
+        send(self, self.numbers)
+        self.log("train/loss", loss, prog_bar=True, logger=False, sync_dist=False, batch_size=1)
 
     @property
     def _logs_now(self) -> bool:

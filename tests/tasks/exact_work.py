@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import tiny_run
 import torch
 from jsonargparse import ArgumentParser
@@ -91,10 +92,17 @@ def plain_step(task, batch, step=0):
     return loss.item(), gradients(task)
 
 
+def stub_trainer(step, every=10**9):
+    """As much of a trainer as a step asks for."""
+    return SimpleNamespace(optimizers=[], loggers=[], current_epoch=0, global_step=step, log_every_n_steps=every)
+
+
 def task_step(task, batch, step=0, every=10**9):
     """What the task gives on this rank, averaged over ranks as DDP does."""
     task.zero_grad(set_to_none=True)
-    task.trainer = SimpleNamespace(optimizers=[], global_step=step, log_every_n_steps=every)
+    task.trainer = SimpleNamespace(
+        optimizers=[], loggers=[], current_epoch=0, global_step=step, log_every_n_steps=every
+    )
     loss = task.training_step(batch, 0)
     loss.backward()
     world = distributed.world_size()
@@ -178,7 +186,8 @@ class Losses(Callback):
         self.gradient = gradients(task)
 
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
-        self.logged.append({name: trainer.callback_metrics[name].item() for name in tiny_run.LOG_NAMES})
+        assert trainer.callback_metrics["train/loss"].item() == pytest.approx(task.numbers["train/loss"], rel=1e-6)
+        self.logged.append({name: task.numbers[name] for name in tiny_run.LOG_NAMES})
 
 
 class Batches:
