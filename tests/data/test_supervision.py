@@ -156,6 +156,9 @@ class Listener(LightningModule):
         self.findings |= set(batch["organ_finding"])
         return self.weight.sum()
 
+    def validation_step(self, batch, batch_idx):
+        pass
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 

@@ -151,4 +151,5 @@ def test_hostile_text_ends_in_linear_time(text):
         return time.process_time() - begin
 
     seconds(text[:1000])
-    assert seconds(text) < 24 * seconds(text[: len(text) // 8]) + 0.5
+    part = seconds(text[: len(text) // 8])  # first, since words are remembered
+    assert seconds(text) < 24 * part + 0.5
