@@ -72,7 +72,7 @@ _TAG_ENDS = frozenset().union(
     ("acquisition", "acq", "s", "i", "b", "im", "ima", "ims", "image", "images", "imge", "imges", "iamge", "iamges"),
     ("img", "imgs", "slice", "slices", "section", "sections", "frame", "frames", "cut", "cuts", "scheibe", "scheiben"),
     ("bild", "bilder", "bildern", "bildes", "nummer", "nummern", "schicht", "schichten", "schnitt", "schnitte"),
-    ("schnitten", "no", "nr", "nos", "number", "numbers"),
+    ("schnitten", "bildnummer", "bildnummern", "bildernummern", "no", "nr", "nos", "number", "numbers"),
 )
 
 
