@@ -14,7 +14,10 @@ from ctgrounding.trainer_cli import run
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
-CONFIGS = sorted((REPOSITORY / "configs" / "pretrain").glob("*.yaml"))
+ELSEWHERE = {"radfinder", "ct_glip"}
+"""Configs of networks too large for this; tests of the encoders fit them at reduced width."""
+
+CONFIGS = [path for path in sorted((REPOSITORY / "configs" / "pretrain").glob("*.yaml")) if path.stem not in ELSEWHERE]
 STEPS = 20
 COARSE = [
     "--model.image.init_args.spacing_mm", "[12, 16, 16]", "--model.image.init_args.patch", "[2, 3, 3]",

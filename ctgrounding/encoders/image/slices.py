@@ -27,8 +27,9 @@ class SlicesEncoder(CroppedEncoder):
         pretrained: Fetch published weights: true for timm; for open_clip the tag of the weights.
         slices: Slices of a depth bin.
         pooling: How they become one: ``mean``, ``max``, or ``attention`` by a learned score.
-        strided: Whether the tower is a stack of padded strided convolutions (ResNet, EfficientNet), whose cells
-            are centred at their first pixel, or cuts patches (ViT, ConvNeXt, Swin).
+        strided: Whether the tower is a stack of padded strided convolutions (``resnet18``, ``efficientnet_b0``),
+            whose cells are centred at their first pixel, or cuts patches (ViT, ConvNeXt, Swin). Shortcuts that
+            average pixels (``resnet50d``) lie half way between; it moves rows and columns, never depth bins.
         spacing_mm: Voxel size along ``D H W``.
         slices_per_pass: Most slices that go through the tower at a time.
         windows: Low and high end of each HU window.

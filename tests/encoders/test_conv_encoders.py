@@ -1,0 +1,102 @@
+"""Networks of other libraries: where their cells lie, organ rows at voxel resolution, fixed norms, refusals."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ctgrounding.encoders.image.cropped import ChannelAffine, without_statistics
+from ctgrounding.encoders.image.mit import MiTEncoder
+from ctgrounding.encoders.image.resnet import ResNetEncoder
+from ctgrounding.encoders.image.segresnet import SegResNetEncoder
+from ctgrounding.encoders.image.slices import SlicesEncoder
+from ctgrounding.encoders.image.swin import SwinEncoder
+from ctgrounding.encoders.readouts import OrganReadout, ReadoutContext
+from ctgrounding.errors import ConfigError
+
+
+def evened(encoder):
+    """Every kernel positive and even, nothing normalised, maxima turned into means: a cell weighs what it sees."""
+    even = copy.deepcopy(encoder).eval()
+    for module in list(even.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.MaxPool3d):
+                setattr(module, name, nn.AvgPool3d(child.kernel_size, child.stride, child.padding))
+            elif "Norm" in type(child).__name__:
+                setattr(module, name, nn.Identity())
+    with torch.no_grad():
+        for module in even.modules():
+            if isinstance(module, nn.Conv3d):
+                module.weight.fill_(1 / module.weight[0].numel())
+    return even
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "cells"),
+    [
+        (lambda: ResNetEncoder(filters=8, stage=2), 17),
+        (lambda: SegResNetEncoder(filters=8, blocks=(1, 1, 1)), 13),
+    ],
+    ids=["resnet", "segresnet"],
+)
+def test_cells_lie_where_they_are_declared(make, cells):
+    """By the centre of gravity of what the middle cell sees."""
+    torch.manual_seed(0)
+    encoder = make()
+    shape = [round(cells * vox) for vox in encoder.cell_vox]
+    volume = torch.full((1, *shape), 300.0, requires_grad=True)
+    dense = evened(encoder)(volume, torch.tensor([[[0, side] for side in shape]]))
+    middle = [count // 2 for count in dense.map.shape[2:]]
+    dense.map[0, :, middle[0], middle[1], middle[2]].sum().backward()
+    weight = volume.grad[0].abs()
+    for axis, cell in enumerate(middle):
+        along = weight.sum([other for other in range(3) if other != axis])
+        found = float((along * torch.arange(len(along))).sum() / along.sum())
+        assert found == pytest.approx(encoder.offset_vox[axis] + cell * encoder.cell_vox[axis], abs=1e-3)
+
+
+def test_organ_rows_at_voxel_resolution_are_means_over_the_mask():
+    torch.manual_seed(0)
+    encoder = MiTEncoder(widths=(8, 8), depths=(1, 1), heads=(1, 1), reductions=(2, 1), width=8).eval()
+    volume = torch.randint(-200, 300, (2, 9, 18, 20)).float()
+    box = torch.tensor([[[0, 9], [0, 18], [0, 20]], [[0, 7], [2, 18], [0, 16]]])
+    organs = torch.randint(0, 120, (2, 9, 18, 20), dtype=torch.uint8)
+    with torch.no_grad():
+        dense = encoder(volume, box)
+        context = ReadoutContext(torch.ones(2, 3, dtype=torch.float64), organs=organs)
+        rows = OrganReadout(8, min_voxels=1)(dense, context)
+    assert dense.map.shape == (2, 8, 9, 18, 20)
+    for place in (0, 50, len(rows.values) - 1):
+        scan, organ = int(rows.organ_scan[place]), int(rows.organ_class[place])
+        inside = (organs[scan] == organ) & dense.valid[scan]
+        expected = dense.map[scan][:, inside].mean(1)
+        torch.testing.assert_close(rows.values[place], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_norms_do_what_batch_norms_do_in_evaluation():
+    norm = nn.Sequential(nn.BatchNorm3d(4))
+    with torch.no_grad():
+        norm[0].weight.uniform_(0.5, 2)
+        norm[0].bias.normal_()
+        norm[0].running_mean.normal_()
+        norm[0].running_var.uniform_(0.5, 2)
+    cells = torch.randn(2, 4, 3, 3, 3)
+    expected = norm.eval()(cells)
+    fixed = without_statistics(copy.deepcopy(norm)).train()
+    assert isinstance(fixed[0], ChannelAffine)
+    torch.testing.assert_close(fixed(cells), expected)
+
+
+def test_refusals():
+    with pytest.raises(ConfigError, match=r"depths .* and stages 1 to 4, but is asked for 18 and 5"):
+        ResNetEncoder(stage=5)
+    with pytest.raises(ConfigError, match="stage is 0"):
+        SwinEncoder(stage=0)
+    with pytest.raises(ConfigError, match="cannot be split into 5 heads"):
+        SwinEncoder(heads=(5, 6, 12, 24))
+    with pytest.raises(ConfigError, match="timm has no model 'resnet1800'"):
+        SlicesEncoder("resnet1800")
+    with pytest.raises(ConfigError, match="asked for depth bins of 12 mm, but its cells of 1 voxels of 3 mm are 3 mm"):
+        MiTEncoder(widths=(8,), depths=(1,), heads=(1,), reductions=(1,), axial_mm=12.0)
