@@ -177,7 +177,8 @@ class _ReducedBlock(nn.Module):
         key, value = self.key_value(self._reduced(normed, grid)).chunk(2, dim=-1)
         mixed = functional.scaled_dot_product_attention(query, rotate(self._split(key), key_turn), self._split(value))
         tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        changed: Tensor = self.mlp(self.mlp_norm(tokens))
+        return tokens + changed
 
     def _reduced(self, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         if self.reduce is None:

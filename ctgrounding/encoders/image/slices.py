@@ -73,7 +73,7 @@ class SlicesEncoder(CroppedEncoder):
     def encode(self, volume_hu: Shaped[Tensor, "g D H W"]) -> Float[Tensor, "g d h w C"]:
         """Maps of the slices, pooled over the slices of each bin."""
         images = volume_hu.flatten(0, 1)
-        maps = [self.tower(self.windows(part)) for part in images.split(self.slices_per_pass)]
+        maps = [self.tower(self.windows(part)) for part in torch.split(images, self.slices_per_pass)]
         cells = self.norm(torch.cat(maps).permute(0, 2, 3, 1))
         cells = cells.unflatten(0, (len(volume_hu), -1, self.cell[0]))
         if self.score is not None:
