@@ -115,6 +115,10 @@ class TimmTower(Tower):
         last = about[-1]
         super().__init__(int(last["num_chs"]), int(last["reduction"]))
         self.model: Any = freeze_batch_norm_2d(model)
+        for part in ("head", "fc_norm"):  # behind the map, so nothing would ever train it
+            behind = getattr(self.model, part, None)
+            if isinstance(behind, nn.Module):
+                behind.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "n channels H W"]) -> Float[Tensor, "n C h w"]:
         """The last map."""
