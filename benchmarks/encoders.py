@@ -38,7 +38,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "A4
 """Dense bfloat16 peak by a part of the device's name, as its maker states it."""
 
 ATTENTION_SIDE = 100
-"""Square matrices of so many rows are scores of attention: no cell has such a shape in these encoders."""
+"""Square matrices of so many rows in three or four axes are scores of attention; maps of volumes have five."""
 
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 
@@ -112,7 +112,7 @@ def counted(encoder: ImageEncoder, shape: tuple[int, int, int]) -> dict[str, flo
 
     def keep(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
-        scores = saved.ndim >= 3 and saved.shape[-1] == saved.shape[-2] >= ATTENTION_SIDE
+        scores = saved.ndim in (3, 4) and saved.shape[-1] == saved.shape[-2] >= ATTENTION_SIDE
         if id(storage) not in weights and not scores:
             kept[storage._cdata] = storage.nbytes()
         return saved
