@@ -1,34 +1,19 @@
 """NRRD and MetaImage files through ITK, which hold values without slope and intercept."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  the library's own abbreviation
 
 from ctgrounding.errors import ScanError
-from ctgrounding.geometry import LPS_TO_RAS, Affine, Triple
-from ctgrounding.ingest.readers.source import SourceSlice, Stored
+from ctgrounding.geometry import LPS_TO_RAS
+from ctgrounding.ingest.readers.source import ArrayFile, Stored
 
 
 @dataclass(frozen=True)
-class ItkSource:
+class ItkSource(ArrayFile):
     """A three-dimensional file that ITK reads, opened by :func:`open_itk`."""
-
-    path: Path
-    affine: Affine
-    shape_ijk: Triple
-    facts: Mapping[str, Any]
-    series: int | None = None
-    frame: str = ""
-    uid: str = ""
-
-    @property
-    def slices(self) -> Mapping[int, SourceSlice]:
-        """Empty: these files know no image numbers."""
-        return {}
 
     def load(self) -> Stored:
         """See :meth:`ctgrounding.ingest.readers.source.Source.load`."""

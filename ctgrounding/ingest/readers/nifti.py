@@ -2,7 +2,6 @@
 
 import math
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 
 from ctgrounding.errors import ScanError
-from ctgrounding.geometry import Affine, Triple
-from ctgrounding.ingest.readers.source import SourceSlice, Stored
+from ctgrounding.ingest.readers.source import ArrayFile, Stored
 
 SUFFIXES = (".nii", ".nii.gz")
 _BROKEN: tuple[Any, ...] = (  # Any: the stub of isal says that its error is an instance
@@ -32,21 +30,8 @@ _PIECE = 4 << 20
 
 
 @dataclass(frozen=True)
-class NiftiSource:
+class NiftiSource(ArrayFile):
     """A three-dimensional NIfTI file, opened by :func:`open_nifti`."""
-
-    path: Path
-    affine: Affine
-    shape_ijk: Triple
-    facts: Mapping[str, Any]
-    series: int | None = None
-    frame: str = ""
-    uid: str = ""
-
-    @property
-    def slices(self) -> Mapping[int, SourceSlice]:
-        """Empty: NIfTI knows no image numbers."""
-        return {}
 
     def load(self) -> Stored:
         """See :meth:`ctgrounding.ingest.readers.source.Source.load`."""

@@ -8,7 +8,6 @@ Nothing is unpickled.
 
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 
 from ctgrounding.errors import ScanError
-from ctgrounding.geometry import Affine, Triple
-from ctgrounding.ingest.readers.source import SourceSlice, Stored
+from ctgrounding.geometry import Affine
+from ctgrounding.ingest.readers.source import ArrayFile, Stored
 
 ARRAY = "ct"
 AXES = "IPL"
@@ -28,22 +27,10 @@ _BROKEN = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFi
 
 
 @dataclass(frozen=True)
-class NpzSource:
+class NpzSource(ArrayFile):
     """The array of an npz file, opened by :func:`open_npz`."""
 
-    path: Path
-    array: str
-    affine: Affine
-    shape_ijk: Triple
-    facts: Mapping[str, Any]
-    series: int | None = None
-    frame: str = ""
-    uid: str = ""
-
-    @property
-    def slices(self) -> Mapping[int, SourceSlice]:
-        """Empty: arrays know no image numbers."""
-        return {}
+    array: str = ""
 
     def load(self) -> Stored:
         """See :meth:`ctgrounding.ingest.readers.source.Source.load`."""
@@ -79,9 +66,8 @@ def open_npz(path: Path, series: int | None = None) -> NpzSource:
     if len(shape) != 3 or min(shape) < 1 or dtype.kind not in "iuf":
         raise ScanError(f"The npz file's array has shape {shape} and type {dtype}. One scan of numbers is needed.")
     affine = _affine(*said)
-    return NpzSource(
-        path, array, affine, (shape[2], shape[1], shape[0]), {"reader": "npz", "dtype": str(dtype)}, series
-    )
+    facts = {"reader": "npz", "dtype": str(dtype)}
+    return NpzSource(path, affine, (shape[2], shape[1], shape[0]), facts, series, array=array)
 
 
 def _array(names: list[str]) -> str:

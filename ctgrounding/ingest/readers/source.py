@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -92,3 +93,31 @@ class Source(Protocol):
         Raises:
             ScanError: If they are cut short or cannot be decoded.
         """
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """What sources of formats that hold one array have in common: no image numbers, no frame, no identifier.
+
+    Attributes:
+        path: The file.
+        affine: Maps index ``(i, j, k)`` to RAS mm.
+        shape_ijk: Size along ``i, j, k``.
+        facts: What the header says, for the audit.
+        series: Series number that reports cite it by, where the card has one.
+        frame: Always empty.
+        uid: Always empty.
+    """
+
+    path: Path
+    affine: Affine
+    shape_ijk: Triple
+    facts: Mapping[str, Any]
+    series: int | None = None
+    frame: str = ""
+    uid: str = ""
+
+    @property
+    def slices(self) -> Mapping[int, SourceSlice]:
+        """Empty: the format knows no image numbers."""
+        return {}
