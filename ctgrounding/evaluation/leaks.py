@@ -95,11 +95,13 @@ def find_leaks(
     known_volume: dict[str, str] = {}
     known_report: dict[str, str] = {}
     for item in training:
-        known_patient.setdefault(_patient(item, built_on), item.scan)
+        known_patient.setdefault(patient_of(item, built_on), item.scan)
         known_volume.setdefault(item.volume, item.scan)
         known_report.setdefault(_words(item.report), item.scan)
     scans = list(evaluated)
-    patients = [(item.scan, known_patient[key]) for item in scans if (key := _patient(item, built_on)) in known_patient]
+    patients = [
+        (item.scan, known_patient[key]) for item in scans if (key := patient_of(item, built_on)) in known_patient
+    ]
     volumes = [(item.scan, known_volume[item.volume]) for item in scans if item.volume and item.volume in known_volume]
     same_patient = {scan for scan, _ in patients}
     reports = [
@@ -110,7 +112,8 @@ def find_leaks(
     return Leaks(tuple(patients), tuple(volumes), tuple(reports), len(scans))
 
 
-def _patient(item: Identity, built_on: Mapping[str, str]) -> tuple[str, str]:
+def patient_of(item: Identity, built_on: Mapping[str, str] = BUILT_ON) -> tuple[str, str]:
+    """Dataset whose patient it is, and the patient's name there."""
     dataset = item.dataset.lower().replace("-", "_")
     return built_on.get(dataset, dataset), item.patient
 

@@ -14,6 +14,7 @@ from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.scan_likeness import DEFINITIONS, DefinitionName, Labels
 from ctgrounding.evaluation.selection import Selection
+from ctgrounding.functional.auroc import UNKNOWN
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.functional.ranks import top_candidates
 from ctgrounding.types import Batch, Encoded
@@ -26,7 +27,8 @@ class ScanRetrieval(Evaluator):
     names: ``scan_to_scan/ct_clip/jaccard_at_k``, ``scan_to_scan/spectre/map_at_k`` and
     ``scan_to_scan/radfinder/map_at_k``. CT-CLIP's program goes on adding to one list from one k to the next, so
     its printed number at k is the mean of those up to k: ``jaccard_at_k_as_printed``. Equal scores are ordered
-    by the scan's name. Unknown labels count as absent; the published label files have none.
+    by the scan's name. Unknown labels count as absent; the published label files have none. Data without a single
+    label have no answer that is right or wrong: then there is no number.
 
     Args:
         definitions: Names of definitions.
@@ -141,6 +143,8 @@ class ScanRetrieval(Evaluator):
         definition, table = DEFINITIONS[name], self.selection.of(self.rows.table())
         if not len(table):
             return table, np.zeros((0, 0)), 0
+        if (table.array("labels") == UNKNOWN).all():
+            return table.take(np.zeros(0, dtype=np.int64)), np.zeros((0, 0)), 0
         labels = self._known(table)
         every = np.arange(len(table))
         has_finding = labels.any(1)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import protocols, summary
 from ctgrounding.evaluation.base import Evaluator
-from ctgrounding.evaluation.leaks import Identity, Leaks, find_leaks
+from ctgrounding.evaluation.leaks import Identity, Leaks, find_leaks, patient_of
 from ctgrounding.evaluation.page import write_page
 from ctgrounding.evaluation.results import RunResults, library_versions
 
@@ -55,7 +55,7 @@ class HeldOut:
         """Whether there are validation patients and none of them is a test patient; says so where one is."""
         if not hasattr(data, "identities"):
             return False
-        patients = [{(item.dataset, item.patient) for item in self._in(data, stage)} for stage in ("val", "test")]
+        patients = [{patient_of(item) for item in self._in(data, stage)} for stage in ("val", "test")]
         both = len(patients[0] & patients[1])
         if both:
             rank_zero_warn(

@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -318,7 +319,8 @@ class Pretrain(LightningModule):
 
     @property
     def _logs_now(self) -> bool:
-        return (self.trainer.global_step + 1) % int(getattr(self.trainer, "log_every_n_steps", 50)) == 0
+        every = int(getattr(self.trainer, "log_every_n_steps", 50))  # 0 is never, as Lightning has it
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     def _probe(self) -> GradientProbe:
         towers = {"image": self.encoder.image, "text": self.encoder.text}
@@ -338,7 +340,13 @@ class Pretrain(LightningModule):
             raise CheckpointError(
                 f"model.initial_weights names {path}, which does not exist. Give a .safetensors file."
             )
-        weights = load_file(path)
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"model.initial_weights {path} cannot be read as .safetensors ({type(error).__name__}). Give one that "
+                "'ctgrounding import-weights' or a run wrote; --ckpt_path takes checkpoints."
+            ) from error
         check_fits({name: value for name, value in self.state_dict().items() if name in weights}, weights)
         self.load_state_dict(weights, strict=False)
         self._say(f"Started from {len(weights)} tensors of {path}.")

@@ -108,6 +108,15 @@ def test_hardly_any_scans(count):
     assert all(np.isfinite(value) for value in numbers.values())
 
 
+@pytest.mark.parametrize("labels", [(), (-1, -1)])
+def test_scans_without_a_label_are_not_all_alike(labels):
+    scans = made_up(12, 5)
+    for scan in scans:
+        scan.labels = labels
+    numbers = fed(ScanRetrieval(resampling=FEW), scans).compute()
+    assert numbers == {f"scan_to_scan/{name}/pool": 0.0 for name in DEFINITIONS}
+
+
 def test_an_unknown_definition_is_named():
     with pytest.raises(ConfigError, match="'clip'"):
         ScanRetrieval(("clip",))

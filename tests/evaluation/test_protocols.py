@@ -162,6 +162,8 @@ def test_what_cannot_be_evaluated_is_said():
     assert set(made.evaluators) == {"findings", "retrieval", "scan_to_scan", "localization", "patients"}
     without = plan(load("strict"), Heads(), ["renal_cyst"], ["phantom"])
     assert "localization" not in without.evaluators
+    nothing = plan(load("strict"), HEADS, [], ["own"])
+    assert "findings is left out: the data have no labels." in nothing.left_out
     assert "names heads of the organ readout" in plan_error("fvlm", Heads())
 
 
@@ -292,6 +294,21 @@ def test_organ_scores_are_the_highest_of_visible_organs():
     rows = fed(evaluator, scans).results()["classes"]
     assert (rows[0]["positives"], rows[0]["negatives"], rows[0]["auroc"]) == (1, 1, 1.0)
     assert evaluator.reads().image == {("organ", "organ")}
+
+
+def test_scans_without_a_finding_take_part_in_ct_clips_scan_to_scan():
+    scans = random_scans(24, questions=18)
+    for scan in scans:
+        scan.labels = tuple(max(label, 0) for label in scan.labels)
+    for scan in scans[:5]:
+        scan.labels = (0,) * 18
+    ready = plan(load("ct_clip"), HEADS, CT_RATE)
+    one = ready.evaluators["scan_to_scan"]
+    one.resampling, one.selection = FEW, Selection()
+    metrics = evaluated({"scan_to_scan": fed(one, scans)}).metrics
+    assert metrics["ct_clip/scan_to_scan/ct_clip/pool"] == 19
+    said = [line for line in ready.deviations(metrics) if line.startswith("scan_to_scan")]
+    assert said[0].startswith("scan_to_scan: 24 scans take part where CT-CLIP has 3039")
 
 
 def test_numbers_bear_protocol_and_pool_and_differences_are_said(tmp_path):

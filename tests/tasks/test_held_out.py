@@ -75,6 +75,9 @@ def test_thresholds_are_not_chosen_on_test_patients():
     with pytest.warns(UserWarning, match="1 patients are in the validation and in the test split"):
         assert not HeldOut().can_choose_on_validation(data)
     assert not HeldOut().can_choose_on_validation(Data(test=[("c", "3")]))
+    built = Data(val=[("a", "3", "", "ct_rate")], test=[("b", "3", "", "CT-RATE_fixed")])
+    with pytest.warns(UserWarning, match="1 patients are in the validation and in the test split"):
+        assert not HeldOut().can_choose_on_validation(built)
 
 
 def test_strict_refuses_leaks_and_missing_validation_before_any_scan():

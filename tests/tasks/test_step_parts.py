@@ -1,13 +1,16 @@
 """Weights, optimizer groups, texts, meters and recolouring of a step."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from ctgrounding.errors import ConfigError
+from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.tasks.balance import LinearRamp, balance, term_names
 from ctgrounding.tasks.meters import PackedMeter
 from ctgrounding.tasks.optimizers import AdamWCosine
+from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.tasks.recolour import Recolour, box_mask
 from ctgrounding.tasks.texts import FixedTexts
 from ctgrounding.types import Term
@@ -140,3 +143,20 @@ class TestRecolour:
     def test_init__refuses_negative_noise(self) -> None:
         with pytest.raises(ConfigError, match="noise_hu >= 0"):
             Recolour(noise_hu=-1.0)
+
+
+def test_logs_now__nought_is_never() -> None:
+    def says(step: int, every: int) -> bool:
+        return Pretrain._logs_now.fget(
+            SimpleNamespace(trainer=SimpleNamespace(global_step=step, log_every_n_steps=every))
+        )
+
+    assert [says(step, 2) for step in range(4)] == [False, True, False, True]
+    assert not says(0, 0)
+
+
+def test_initial_weights__a_file_of_another_kind_is_refused(tmp_path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"PK no tensors")
+    with pytest.raises(CheckpointError, match=r"initial_weights .* cannot be read as \.safetensors"):
+        Pretrain._load_initial(SimpleNamespace(), path)

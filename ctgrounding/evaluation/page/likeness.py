@@ -21,7 +21,7 @@ def scans(section: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
             for k in depths
         ]
     if not rows:
-        return "<p>Too few scans to find others among them.</p>" + protocol(section)
+        return "<p>Too few scans to find others among them, or none with a label.</p>" + protocol(section)
     names = ("definition", "number", "value", "as the paper's program prints", "queries", "pool")
     head = "".join(f"<th>{name}</th>" for name in names)
     table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'

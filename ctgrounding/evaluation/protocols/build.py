@@ -76,6 +76,8 @@ class Plan:
             if name not in self.evaluators:
                 continue
             seen = pool_of(metrics, f"{self.protocol.name}/{name}/")
+            if seen is not None and part.kind == "scan_retrieval":  # some definitions search only scans with a finding
+                seen = max(seen, _queries(metrics, f"{self.protocol.name}/{name}/"))
             if seen == 0:
                 found.append(f"{name}: no scan of {' or '.join(part.datasets) or 'the data'} takes part.")
             elif part.published_scans is not None and seen != part.published_scans:
@@ -94,6 +96,11 @@ def pool_of(metrics: Mapping[str, float], prefix: str) -> int | None:
         if found:
             return int(found[0])
     return None
+
+
+def _queries(metrics: Mapping[str, float], prefix: str) -> int:
+    found = (value for name, value in metrics.items() if name.startswith(prefix) and name.endswith("/queries"))
+    return int(max(found, default=0.0))
 
 
 def plan(
@@ -154,7 +161,7 @@ def _why_not(part: Part, heads: Heads, label_names: Sequence[str], datasets: tup
     wanted = _columns(part, datasets)
     missing = [column for column in wanted if column not in label_names]
     if (wanted and len(missing) == len(wanted)) or not label_names:
-        return f"the data have none of its {len(wanted)} label columns"
+        return f"the data have none of its {len(wanted)} label columns" if wanted else "the data have no labels"
     if missing:
         raise ConfigError(
             f"The data lack {len(missing)} of the {len(wanted)} label columns that the protocol reads: "
