@@ -18,6 +18,7 @@ from yaml import YAMLError
 from ctgrounding import label_sets
 from ctgrounding.data.records import Split
 from ctgrounding.errors import CardError
+from ctgrounding.geometry import TripleMm
 from ctgrounding.ingest.audit.kinds import CHOOSABLE
 from ctgrounding.ingest.audit.rule import AuditRule
 from ctgrounding.ingest.cards import Card, OrgansRule, SplitRule
@@ -113,7 +114,10 @@ def files_under_root(root: Path, pattern: str, key: str) -> list[Path]:
     if not any(sign in pattern for sign in "*?["):
         return [under_root(root, pattern, key)]
     under_root(root, pattern, key)
-    found = sorted(entry for entry in root.glob(pattern) if entry.is_file())
+    try:
+        found = sorted(entry for entry in root.glob(pattern) if entry.is_file())
+    except ValueError as error:
+        raise CardError(f"{key}: '{pattern}' is no pattern of files: {error}. Correct it.") from error
     if not found:
         raise CardError(
             f"{key}: no file under the card's root {root} fits '{pattern}'. {_what_lies_there(root, pattern)} "
@@ -139,11 +143,20 @@ def _check(card: Card, path: Path) -> None:
     _one_of(card.organs.classes, label_sets.NAMES, "organs.classes")
     if card.reports is not None and bool(card.reports.sections) == bool(card.reports.text):
         raise CardError("reports: give either 'sections' (section name to column) or 'text' (one column), not both.")
-    if any(not math.isfinite(step) or step <= 0 for step in card.spacing_mm):
-        raise CardError(f"spacing_mm is {list(card.spacing_mm)}. Give three positive numbers along D, H, W.")
+    check_spacing(card.spacing_mm)
     _check_organ_names(card.organs)
     _check_split(card.split)
     _check_audit(card.audit)
+
+
+def check_spacing(spacing_mm: TripleMm) -> None:
+    """Refuse what cannot be a grid's spacing.
+
+    Raises:
+        CardError: If it is not three positive numbers.
+    """
+    if any(not math.isfinite(step) or step <= 0 for step in spacing_mm):
+        raise CardError(f"spacing_mm is {list(spacing_mm)}. Give three positive numbers along D, H, W.")
 
 
 def _check_organ_names(rule: OrgansRule) -> None:

@@ -145,6 +145,8 @@ def _parsed(table: Table, patterns: Mapping[str, str]) -> Table:
             compiled = re.compile(pattern)
         except re.error as error:
             raise CardError(f"scans.parse.{column} is no regular expression: {error}.") from error
+        if repeated := sorted({*compiled.groupindex} & {*added}):
+            raise CardError(f"scans.parse.{column} names '{repeated[0]}', which another pattern names too. Rename one.")
         for value in table.column(column, "scans.parse"):
             match = compiled.fullmatch(value)
             if match is None:
@@ -209,6 +211,11 @@ def _looked_up(
     if rule is None:
         return [none] * len(table)
     wanted = ids[rule.by] if rule.by in ids else table.column(rule.by, f"{key}.by")
+    if found and not any(value in found for value in wanted):
+        raise CardError(
+            f"{rule.table}: no '{rule.key}' is a {rule.by} of {table.name}. It has '{next(iter(found))}', ..., and "
+            f"{table.name} has '{wanted[0]}', .... Correct {key}.key or {key}.by."
+        )
     return [found.get(value, none) for value in wanted]
 
 
@@ -233,6 +240,9 @@ def _whole(value: str, what: str, scan_id: str) -> int | None:
     if not value:
         return None
     try:
-        return int(float(value))
+        number = float(value)
+        if number != int(number):
+            raise ValueError(value)
+        return int(number)
     except (ValueError, OverflowError) as error:
         raise CardError(f"Scan {scan_id} has {what} '{value}', which is no whole number.") from error

@@ -53,12 +53,13 @@ class Identity:
         return hashlib.blake2b(f"{kind}\0{value}".encode(), key=self.salt, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def load_identity(rule: str, output: Path) -> Identity:
+def load_identity(rule: str, output: Path, keep: bool = True) -> Identity:
     """The identity of an output folder; makes the salt (readable by its owner alone) at first use.
 
     Args:
         rule: ``hash`` or ``keep``.
         output: Folder of the shards.
+        keep: Whether a salt that is made is written; without, it is forgotten with the identity.
 
     Raises:
         CardError: If the salt file is there but holds no salt.
@@ -66,8 +67,10 @@ def load_identity(rule: str, output: Path) -> Identity:
     if rule == "keep":
         return Identity()
     path = output.resolve().parent / SALT_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        if not keep:
+            return Identity(secrets.token_bytes(32))
+        path.parent.mkdir(parents=True, exist_ok=True)
         _make_salt(path)
     try:
         salt = bytes.fromhex(path.read_text(encoding="ascii").strip())

@@ -18,7 +18,7 @@ from ctgrounding.geometry import TripleMm
 from ctgrounding.ingest.account import IngestSummary, account, summarize, write_quarantine
 from ctgrounding.ingest.audit.copies import Seen, find_copies
 from ctgrounding.ingest.audit.kinds import Remark
-from ctgrounding.ingest.card_files import load_card
+from ctgrounding.ingest.card_files import check_spacing, load_card
 from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.crew import fill_shards
 from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
@@ -76,9 +76,12 @@ def ingest(
     started, console = time.monotonic(), Console()
     loaded = load_card(card, root)
     spacing: TripleMm = spacing_mm or loaded.spacing_mm
+    check_spacing(spacing)
+    if workers == 0:
+        raise CardError("workers is 0. Give at least 1, or -1 for every core.")
     with _disk_said(output):
         _check_folder(output)
-        identity = load_identity(loaded.ids, output)
+        identity = load_identity(loaded.ids, output, keep=not dry_run)
         plans = plan_shards(loaded, _settings(spacing, codec, identity), scans_per_shard, limit)
         _check_foreign(output, plans)
         kept, changed = finished(plans, output)

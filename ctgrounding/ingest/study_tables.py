@@ -1,5 +1,6 @@
 """What a card's further tables say of a study or scan: its report, labels, slices and organ sentences."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ def read_slices(rule: SlicesTable, root: Path) -> dict[str, list[TableSlice]]:
             raise CardError(f"{rule.table}: '{kind}' is no kind of slice. Use {', '.join(filter(None, SLICE_KINDS))}.")
         try:
             z_mm = float(depth) if depth or SLICE_KINDS[kind] == "axial" else 0.0
+            if not math.isfinite(z_mm):
+                raise ValueError(depth)
             found[scan].append(TableSlice(int(number) if number else None, int(image), z_mm, SLICE_KINDS[kind]))
         except ValueError as error:
             raise CardError(f"{rule.table}: '{number}', '{image}', '{depth}' of scan {scan} are no numbers.") from error

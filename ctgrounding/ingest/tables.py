@@ -154,7 +154,9 @@ def _read_excel(path: Path, name: str) -> dict[str, list[str]]:
 
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        rows = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(cell is not None for cell in row)]
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # what a writer says of them may be wrong, and cells beyond would not be read
+        rows = [row for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row)]
         book.close()
     except (InvalidFileException, zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as error:
         raise CardError(f"{name} cannot be read as an Excel workbook ({type(error).__name__}, {path}).") from error
@@ -162,6 +164,7 @@ def _read_excel(path: Path, name: str) -> dict[str, list[str]]:
         raise CardError(f"{name} is empty ({path}). Its first sheet must have a header line and one line a row.")
     header = ["" if cell is None else str(cell).strip() for cell in rows[0]]
     named = [index for index, column in enumerate(header) if column]
+    rows = [(*row, *[None] * (len(header) - len(row))) for row in rows]
     _check_header([header[index] for index in named], name)
     return {
         header[index]: ["" if row[index] is None else str(row[index]).strip() for row in rows[1:]] for index in named

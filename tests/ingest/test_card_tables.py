@@ -163,3 +163,44 @@ def test_kinds_of_slices_are_checked(hospital, tmp_path):
     hospital["table"](tmp_path / "s.csv", [{"scan_id": "a1", "series": 1, "image": 1, "z_mm": "", "kind": "scout"}])
     with pytest.raises(CardError, match=r"'scout' is no kind of slice. Use axial, derived, localizer, not axial"):
         scans_of(tmp_path, "slices: {{table: s.csv, kind: kind}}")
+
+
+def test_a_workbook_is_read_whole_whatever_it_says_of_its_size(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet()
+    for row in (["study id", "Findings", "Split"], ["a", "x", "train"], ["b"]):
+        sheet.append(row)
+    book.save(tmp_path / "t.xlsx")
+    assert read_table(tmp_path / "t.xlsx", "t").columns == {
+        "study id": ["a", "b"],
+        "Findings": ["x", ""],
+        "Split": ["train", ""],
+    }
+
+
+@pytest.mark.parametrize(
+    "what", ["labels: {{table: t.csv, key: acc}}", "reports: {{table: t.csv, key: acc, text: cyst}}"]
+)
+def test_a_table_that_fits_no_scan_is_not_lost_without_a_word(hospital, tmp_path, what):
+    hospital["table"](tmp_path / "t.csv", [{"acc": "a1", "cyst": 1}])
+    with pytest.raises(CardError, match=r"t.csv: no 'acc' is a study of scans.csv. It has 'a1'.*has 'a'.*key or"):
+        scans_of(tmp_path, what)
+
+
+@pytest.mark.parametrize("z_mm", ["nan", "inf"])
+def test_a_slice_without_a_depth_is_refused(hospital, tmp_path, z_mm):
+    hospital["table"](tmp_path / "s.csv", [{"scan_id": "a1", "series": 2, "image": 1, "z_mm": z_mm}])
+    with pytest.raises(CardError, match=f"'{z_mm}' of scan a1 are no numbers"):
+        scans_of(tmp_path, "slices: {{table: s.csv}}")
+
+
+def test_a_pattern_of_files_that_is_none_is_named(tmp_path):
+    with pytest.raises(CardError, match=r"labels.table: 'labels/\*\*.csv' is no pattern of files"):
+        scans_of(tmp_path, "labels: {{table: 'labels/**.csv'}}")
+
+
+def test_a_name_that_two_patterns_parse_is_refused(tmp_path):
+    fields = "table: scans.csv, parse: {{scan_id: '(?P<half>.)1', path: '(?P<half>.*)'}}"
+    with pytest.raises(CardError, match=r"scans.parse.path names 'half', which another pattern names too"):
+        scans_of(tmp_path, "", SCANS[::2], fields)

@@ -125,6 +125,7 @@ def test_a_card_that_does_not_fit_says_what_and_what_there_is(tree, replaced, me
         ({"path": ""}, "scan b1 has no path"),
         ({"patient_id": ""}, "Row 4 of the table of scans has no value for scans.patient"),
         ({"series": "three"}, "has series 'three'"),
+        ({"series": "3.7"}, "has series '3.7', which is no whole number"),
     ],
 )
 def test_a_row_that_cannot_be_is_named(hospital, tree, row, message):

@@ -117,6 +117,22 @@ def test_the_plan_holds_where_every_scan_went(card, tmp_path):
     assert planned == {}
 
 
+def test_a_dry_run_makes_no_salt(card, tmp_path):
+    card.write_text(card.read_text().replace("keep", "hash"))
+    run(card, tmp_path / "new" / "out", dry_run=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [({"spacing_mm": (0.0, 1.0, 1.0)}, r"spacing_mm is \[0.0, 1.0, 1.0\]"), ({"workers": 0}, "workers is 0")],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(card, tmp_path, option, match):
+    with pytest.raises(CardError, match=match):
+        ingest(card=str(card), output=tmp_path / "out", **option)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(card, tmp_path, capsys):
     summary = run(card, tmp_path / "out", dry_run=True)
     assert (summary.planned, summary.ingested, summary.pending, summary.shards_written) == (10, 0, 10, 0)

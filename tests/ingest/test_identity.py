@@ -31,6 +31,14 @@ def test_salt_and_map_lie_beside_the_output_for_its_owner_alone(tmp_path):
     assert write_private_map(output, identity, [("patient", "MRN 2")]) == path
 
 
+def test_a_salt_that_is_not_to_be_kept_leaves_nothing(tmp_path):
+    identity = load_identity("hash", tmp_path / "new" / "out", keep=False)
+    assert "MRN" not in identity.write("patient", "MRN 1")
+    assert list(tmp_path.iterdir()) == []
+    known = load_identity("hash", tmp_path / "out")
+    assert load_identity("hash", tmp_path / "out", keep=False) == known
+
+
 def test_kept_ids_need_neither(tmp_path):
     identity = load_identity("keep", tmp_path / "out")
     assert identity.write("patient", "p1") == "p1"
