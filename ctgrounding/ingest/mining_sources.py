@@ -134,11 +134,16 @@ class Texts:
 
 
 def _places_kept(record: ScanRecord) -> NumberedScan:
-    """Slices that a record's snippets name; a slice cited alone is known better than one of a range."""
+    """Slices that a record's snippets name; a slice cited alone is known better than one of a range.
+
+    An image cited without its series is the one cited with it: it would have no depth if several series had it.
+    """
     places: dict[tuple[int | None, int], SlicePosition] = {}
     for snippet in sorted(record.snippets, key=lambda one: -len(one.images)):
         for image in snippet.images:
-            places[snippet.series, image] = SlicePosition(snippet.slice_id, *snippet.depth_mm)
+            same = [key for key in places if key[1] == image and None in (key[0], snippet.series)]
+            place = SlicePosition(snippet.slice_id, *snippet.depth_mm)
+            places.update(dict.fromkeys([*same, (snippet.series, image)], place))
     return NumberedScan(record.scan_id, "", places)
 
 

@@ -82,8 +82,8 @@ class NumberedScan:
         """Where an image lies; of any series of this scan if ``series`` is None."""
         if series is not None:
             return self.positions.get((series, image))
-        found = [self.positions[number, image] for number in self._series if (number, image) in self.positions]
-        return found[0] if len(found) == 1 else None
+        found = {self.positions[number, image] for number in self._series if (number, image) in self.positions}
+        return found.pop() if len(found) == 1 else None
 
 
 def plane_positions(

@@ -7,9 +7,10 @@ from functools import lru_cache
 
 from ctgrounding import reports
 from ctgrounding.data.records import OrganSentenceRecord
-from ctgrounding.errors import ReportError, ScanError
+from ctgrounding.errors import CTGroundingError, ReportError, ScanError
 from ctgrounding.geometry import bounding_box
 from ctgrounding.ingest.catalog import PlannedScan
+from ctgrounding.ingest.examination import guarded
 from ctgrounding.ingest.identity import Identity
 from ctgrounding.ingest.readers import Source, open_source
 from ctgrounding.ingest.readers.source import ListedSeries, SeriesKind
@@ -146,10 +147,11 @@ class StudySlices:
         if scan_id not in self._numbered:
             planned = self._scans[scan_id]
             try:
-                source = open_source(planned.path, planned.series)
-            except ScanError:
+                self._numbered[scan_id] = guarded(
+                    lambda: self._number(planned, open_source(planned.path, planned.series), None)
+                )
+            except CTGroundingError:
                 return None
-            self._numbered[scan_id] = self._number(planned, source, None)
         return self._numbered[scan_id]
 
     def _number(self, planned: PlannedScan, source: Source, scan: Scan | None) -> NumberedScan:

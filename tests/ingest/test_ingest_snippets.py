@@ -1,11 +1,20 @@
 """From image numbers to millimetres, against positions written down by hand."""
 
+from dataclasses import replace
+
+import nibabel as nib
 import numpy as np
 import pytest
 
+from ctgrounding.data.records import ScanRecord, SnippetRecord
 from ctgrounding.ingest import snippets
+from ctgrounding.ingest.catalog import PlannedScan
+from ctgrounding.ingest.identity import Identity
+from ctgrounding.ingest.mining_sources import ShardScans
+from ctgrounding.ingest.readers import open_source
 from ctgrounding.ingest.readers.source import ListedSeries
 from ctgrounding.ingest.snippets import NumberedScan, SlicePosition, plane_positions, resolve
+from ctgrounding.ingest.supervision import StudySlices
 from ctgrounding.reports import Snippet
 
 ORGANS = frozenset({"liver", "kidney_left"})
@@ -167,3 +176,30 @@ def test_a_tilted_slice_is_the_range_of_its_body():
 def test_an_upright_slice_is_one_depth():
     found = plane_positions(np.diag([-1.0, -1.0, -2.5, 1.0]), (40, 50, 30), {4: "a"})
     assert found[4] == SlicePosition("a", -10.0, -10.0)
+
+
+def test_a_slice_that_is_known_with_and_without_its_series_is_one_slice():
+    known = SlicePosition("thin/61", 0.0, 0.0)
+    thin = NumberedScan("thin", "", {(3, 61): known, (None, 61): known})
+    (record,), refused = resolve([cited(None, [61])], thin, [thin], EVERYWHERE, ORGANS)
+    assert record.depth_mm == (0.0, 0.0)
+    assert not refused
+
+
+def test_a_record_knows_a_slice_by_its_closest_citation_however_it_is_cited():
+    cited_ = [(3, (60, 61, 62), (0.0, 10.0)), (None, (61,), (5.0, 5.0))]
+    records = tuple(SnippetRecord("x", series, images, "i", mm, 0, 1, "findings") for series, images, mm in cited_)
+    scan_record = ScanRecord("s", "e", "p", "d", "train", (9, 9, 9), (3.0, 1.0, 1.0), (0.0,) * 3, ((0, 9),) * 3)
+    (mined,) = ShardScans((replace(scan_record, report={"findings": "x"}, snippets=records),)).scans()
+    assert mined.own.position(None, 61) == mined.own.position(3, 61) == SlicePosition("i", 5.0, 5.0)
+
+
+def test_a_sibling_without_a_usable_affine_does_not_stop_a_scan(hospital, tmp_path):
+    path = hospital["nifti"](tmp_path / "a1.nii.gz", np.zeros((4, 4, 4), np.int16), np.eye(4))
+    flat = nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), None)
+    flat.set_sform(np.diag([1, 1, 0, 1]), 1)
+    flat.header["pixdim"][1:4] = 1
+    nib.save(flat, tmp_path / "a2.nii.gz")
+    planned = [PlannedScan(n, "a", "p", "train", tmp_path / f"{n}.nii.gz", None, None, {}, {}) for n in ("a1", "a2")]
+    own, study = StudySlices(planned, Identity(), False).by_headers(planned[0], open_source(path))
+    assert study == [own]
