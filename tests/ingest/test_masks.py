@@ -257,3 +257,18 @@ def test_filling_agrees_with_matplotlib_away_from_edges(points):
     loose, tight = (polygon.contains_points(centres, radius=r).reshape(20, 20) for r in (1e-6, -1e-6))
     clear = loose == tight
     np.testing.assert_array_equal(filled[clear], loose[clear])
+
+
+def test_two_structures_of_one_name_are_not_one_silently(scan, tmp_path):
+    image, labels = scan
+    write_seg(tmp_path / "seg/SEG1", tmp_path / "ct", labels, {LIVER: "Liver", RIGHT_KIDNEY: "Liver"})
+    with pytest.raises(ScanError, match="Two structures of the masks mean one organ"):
+        opened(tmp_path / "seg", image)
+
+
+def test_two_files_of_one_name_are_not_one_silently(hospital, scan, tmp_path):
+    image, labels = scan
+    write_masks(hospital, tmp_path / "organs", labels, image.affine, {LIVER: "liver"})
+    (tmp_path / "organs/liver.nii").write_bytes(b"")
+    with pytest.raises(ScanError, match="Two structures of the masks mean one organ"):
+        opened(tmp_path / "organs", image)

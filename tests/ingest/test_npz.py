@@ -46,6 +46,8 @@ class Trap:
         (lambda p: np.savez(p, a=np.zeros((3, 4, 5)), b=np.zeros(2)), "2 arrays, none of them 'ct'"),
         (lambda p: np.savez(p, ct=np.zeros((3, 4, 5)), axes="XYZ"), "axes 'XYZ'"),
         (lambda p: np.savez(p, ct=np.zeros((3, 4, 5)), axes=np.array([Trap()], dtype=object)), "cannot be read"),
+        (lambda p: np.savez(p, ct=np.zeros((3, 4, 5)), spacing_mm=0.8), r"spacing_mm \[0.8\].*three numbers each"),
+        (lambda p: np.savez(p, ct=np.zeros((3, 4, 5)), origin_mm=[1.0, 2.0]), r"origin_mm \[1.0, 2.0\]"),
         (lambda p: p.write_bytes(b"no archive"), "cannot be read"),
     ],
 )

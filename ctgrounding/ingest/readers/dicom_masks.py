@@ -62,8 +62,9 @@ def _segments(path: Path, labels: Labels, image: Source) -> MaskSource:
     from highdicom.seg import segread
 
     seg = segread(path)
-    numbers = {str(seg.get_segment_description(number).segment_label): number for number in seg.segment_numbers}
-    named = labels.named(numbers)
+    names = {number: str(seg.get_segment_description(number).segment_label) for number in seg.segment_numbers}
+    named = labels.named(names.values())
+    numbers = {name: number for number, name in names.items()}
     _check_frame(str(seg.get("FrameOfReferenceUID", "")), image)
     geometry = seg.get_volume_geometry()
     if geometry is None:
@@ -79,7 +80,7 @@ def _segments(path: Path, labels: Labels, image: Source) -> MaskSource:
         affine=LPS_TO_RAS @ np.asarray(geometry.affine) @ _REVERSED,
         shape_ijk=(columns, rows, depth),
         structures=structures,
-        facts={"reader": "dicom seg", "structures": len(named), "left_out": len(numbers) - len(named)},
+        facts={"reader": "dicom seg", "structures": len(named), "left_out": len(names) - len(named)},
     )
 
 

@@ -93,17 +93,18 @@ class Labels:
         """Those of some names that have a label.
 
         Raises:
-            ScanError: If none has, or two have the same.
+            ScanError: If none has, or two have the same, be it under one name.
         """
         given = list(names)
-        found = {name: label for name in given if (label := self.of(name)) is not None}
+        told = [(name, label) for name in given if (label := self.of(name)) is not None]
+        found = dict(told)
         if not found:
             raise ScanError(
                 f"The label set names none of the {len(given)} structures of the masks. Translate their names under "
                 "organs.names.",
                 "mask_labels",
             )
-        if len(set(found.values())) < len(found):
+        if len(set(found.values())) < len(told):
             raise ScanError(
                 "Two structures of the masks mean one organ. Leave one out under organs.names.", "mask_labels"
             )

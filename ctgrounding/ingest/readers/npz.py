@@ -90,14 +90,15 @@ def _said(path: Path, names: list[str]) -> tuple[str, tuple[float, ...], tuple[f
         axes = str(archive["axes"]) if "axes" in names else AXES
         spacing = archive["spacing_mm"] if "spacing_mm" in names else SPACING_MM
         origin = archive["origin_mm"] if "origin_mm" in names else (0.0, 0.0, 0.0)
-        return axes, tuple(map(float, spacing)), tuple(map(float, origin))
+        return axes, tuple(map(float, np.ravel(spacing))), tuple(map(float, np.ravel(origin)))
 
 
 def _affine(axes: str, spacing_mm: tuple[float, ...], origin_mm: tuple[float, ...]) -> Affine:
-    if len(axes) != 3 or any(letter not in _DIRECTIONS for letter in axes) or len(spacing_mm) != 3:
+    is_told = len(axes) == len(spacing_mm) == len(origin_mm) == 3
+    if not is_told or any(letter not in _DIRECTIONS for letter in axes):
         raise ScanError(
-            f"The npz file says axes '{axes}' and spacing_mm {list(spacing_mm)}. Give three letters such as IPL and "
-            "three numbers, in the order of the array's axes."
+            f"The npz file says axes '{axes}', spacing_mm {list(spacing_mm)} and origin_mm {list(origin_mm)}. Give "
+            "three letters such as IPL and three numbers each, in the order of the array's axes (origin_mm: x, y, z)."
         )
     affine = np.eye(4)
     for column, (letter, step) in enumerate(zip(axes[::-1], spacing_mm[::-1], strict=True)):
