@@ -111,7 +111,7 @@ class SpatialTransform:
         if organs is not None:
             content["organs"] = torchio.LabelMap(tensor=_to_torchio(organs), affine=grid.affine)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed devices too, for good
             made = self.transform(torchio.Subject(**content))
         found = {name: made[name].data[0].numpy().transpose(2, 1, 0) for name in content}
         if found["image"].shape != image_hu.shape:

@@ -65,6 +65,14 @@ def test_a_snippet_that_left_the_crop_is_none():
     assert not moved.organs.any()
 
 
+def test_generators_of_devices_are_not_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    exactly(translation=6)(*ball((10, 8, 9)), GRID, seed=3)
+    assert seeded == []
+
+
 def test_seeds_decide_and_nothing_outside_is_touched():
     image_hu, organs = ball((10, 8, 9))
     transform = SpatialTransform(torchio.RandomAffine(scales=0.2, degrees=20))
