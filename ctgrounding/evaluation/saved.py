@@ -164,12 +164,17 @@ class SavedEmbeddings:
         if path is not None:
             with safe_open(path, framework="pt") as file:
                 saved = json.loads(file.metadata()["strings"])["texts"].get(role, [])
-                if saved == wanted:
+                other = [head for head in heads if f"{role}/{head}" not in set(file.keys())]
+                if saved == wanted and not other:
                     return {head: file.get_tensor(f"{role}/{head}") for head in heads}
         else:
-            saved = []
+            saved, other = [], []
         if encode is not None:
             return {head: encode(wanted, head) for head in heads}
+        if saved == wanted:
+            raise ConfigError(
+                f"The texts of evaluator '{role}' were not saved through text head '{other[0]}'. Run predict again."
+            )
         new = next((text for text in wanted if text not in saved), "their order")
         raise ConfigError(
             f"Evaluator '{role}' had other texts when {self.folder} was written: {new}. Run predict again."

@@ -59,10 +59,10 @@ def read_dictionary(path: str | None, organs: Mapping[int, str]) -> list[Diction
 def _read_table(path: str) -> dict[str, list[Any]]:
     if not Path(path).is_file():
         raise ConfigError(f"Abnormality dictionary '{path}' does not exist. Make one from training text, or use null.")
-    text = Path(path).read_text(encoding="utf-8")
     try:
+        text = Path(path).read_text(encoding="utf-8")
         table = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"Abnormality dictionary '{path}' cannot be read: {error}.") from error
     if not isinstance(table, dict) or not all(isinstance(sentences, list) for sentences in table.values()):
         raise ConfigError(f"Abnormality dictionary '{path}' is no table of organs. Write 'liver: [sentence, ...]'.")
@@ -74,5 +74,8 @@ def _entry(kind: int, entry: object, known: frozenset[str], where: str) -> Dicti
         return DictionaryEntry(kind, str(entry))
     if "text" not in entry:
         raise ConfigError(f"An entry of {where} has no 'text'. Write one.")
-    names = {str(entry.get("finding", "")), *map(str, entry.get("may_be") or ())}
+    may_be = entry.get("may_be") or ()
+    if isinstance(may_be, str):
+        raise ConfigError(f"'may_be' of an entry of {where} is '{may_be}', but must be a list. Write [{may_be}].")
+    names = {str(entry.get("finding", "")), *map(str, may_be)}
     return DictionaryEntry(kind, str(entry["text"]), known - names)

@@ -98,5 +98,13 @@ def test_refusals():
         SwinEncoder(heads=(5, 6, 12, 24))
     with pytest.raises(ConfigError, match="timm has no model 'resnet1800'"):
         SlicesEncoder("resnet1800")
+    with pytest.raises(ConfigError, match=r"timm's weights are named with the tower: set tower to test_vit\.r160_in1k"):
+        SlicesEncoder("test_vit", pretrained="r160_in1k")
+    with pytest.raises(ConfigError, match=r"weights of timm's 'test_vit\.r16' cannot be had"):
+        SlicesEncoder("test_vit.r16")
+    with pytest.raises(ConfigError, match="named by a tag: set pretrained to one of openai"):
+        SlicesEncoder("ViT-B-16", "open_clip", pretrained=True)
+    with pytest.raises(ConfigError, match=r"weights of open_clip's 'ViT-B-16' cannot be had .* 'ownai' is not a known"):
+        SlicesEncoder("ViT-B-16", "open_clip", pretrained="ownai")
     with pytest.raises(ConfigError, match="asked for depth bins of 12 mm, but its cells of 1 voxels of 3 mm are 3 mm"):
         MiTEncoder(widths=(8,), depths=(1,), heads=(1,), reductions=(1,), axial_mm=12.0)

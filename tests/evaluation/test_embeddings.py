@@ -97,6 +97,10 @@ def test_what_was_not_saved_is_named(tmp_path):
     saved = SavedEmbeddings(tmp_path / "saved")
     with pytest.raises(ConfigError, match="'organs' had other texts"):
         saved.feed({"organs": OrganRecognition()})
+    items = {"cohort": Cohort(), "organs": OrganRecognition()}
+    write(tmp_path / "organs", items, random_scans(3, questions=1), ranks=1)
+    with pytest.raises(ConfigError, match="'organs' were not saved through text head 'local'"):
+        SavedEmbeddings(tmp_path / "organs").feed({"organs": OrganRecognition(text_head="local")})
     with pytest.raises(ConfigError, match=r"'depth' through head 'local' was not saved.*global through main"):
         saved.feed({"retrieval": ReportRetrieval(), "snippets": SnippetDepth(text_head="main")})
     with pytest.raises(ConfigError, match="Scan 'toy/nobody' is not among the 3"):

@@ -94,3 +94,13 @@ def test_an_entry_without_text_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("liver: [{finding: mass}]")
     with pytest.raises(ConfigError, match=r"An entry of 'liver' in abnormality dictionary .* has no 'text'"):
         OrganGrounding(tiny_dims(), dictionary=str(tmp_path / "a.yaml"))
+
+
+def test_names_that_are_no_list_are_not_taken_letter_by_letter(tmp_path):
+    path = tmp_path / "dictionary.yaml"
+    path.write_text("known_findings: [cyst]\nliver: [{finding: mass, text: liver mass, may_be: cyst}]\n")
+    with pytest.raises(ConfigError, match=r"'may_be' of an entry of 'liver' .* must be a list\. Write \[cyst\]"):
+        read_dictionary(str(path), {LIVER: "liver"})
+    path.write_bytes(b"liver: [\xff\xfe]")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_dictionary(str(path), {LIVER: "liver"})

@@ -1,6 +1,7 @@
 """Slices through a 2D image tower, and neighbouring slices pooled to one depth bin."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,8 @@ class SlicesEncoder(CroppedEncoder):
         tower: Name of the architecture, such as ``resnet18`` or ``vit_small_patch16_224`` (timm), ``ViT-B-16``
             (open_clip).
         library: ``timm`` or ``open_clip``.
-        pretrained: Fetch published weights: true for timm; for open_clip the tag of the weights.
+        pretrained: Fetch published weights: true for timm, whose names may end in the tag of the weights, such as
+            ``vit_small_patch16_224.augreg_in1k``; for open_clip the tag.
         slices: Slices of a depth bin.
         pooling: How they become one: ``mean``, ``max``, or ``attention`` by a learned score.
         strided: Whether the tower is a stack of padded strided convolutions (``resnet18``, ``efficientnet_b0``),
@@ -36,7 +38,7 @@ class SlicesEncoder(CroppedEncoder):
         axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
-        ConfigError: If there is no such tower, or it gives no map.
+        ConfigError: If there is no such tower, it gives no map, or its weights cannot be had.
 
     Examples:
         >>> encoder = SlicesEncoder("vit_tiny_patch16_224", slices=4, spacing_mm=(3, 1.5, 1.5))
@@ -166,12 +168,29 @@ def _timm_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:4])
         raise ConfigError(f"timm has no model '{name}'" + (f"; it has {near}." if near else "."))
-    options: dict[str, Any] = {"pretrained": bool(pretrained), "num_classes": 0, "in_chans": channels}
-    try:
-        model = timm.create_model(name, **options, dynamic_img_size=True)
-    except TypeError:  # only transformers have a table of positions to resize
-        model = timm.create_model(name, **options)
+    if isinstance(pretrained, str):
+        raise ConfigError(
+            f"timm's weights are named with the tower: set tower to {name.partition('.')[0]}.{pretrained} and "
+            "pretrained to true."
+        )
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": channels}
+    with _weights_of(f"timm's '{name}'"):
+        try:
+            model = timm.create_model(name, **options, dynamic_img_size=True)
+        except TypeError:  # only transformers have a table of positions to resize
+            model = timm.create_model(name, **options)
     return TimmTower(model, name)
+
+
+@contextmanager
+def _weights_of(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"The weights of {model} cannot be had ({type(error).__name__}: {error}). Fetch them where there is a "
+            "network, name others, or set pretrained to false."
+        ) from error
 
 
 def _open_clip_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
@@ -181,8 +200,11 @@ def _open_clip_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
         raise ConfigError(f"open_clip has no model '{name}', but has such as {', '.join(open_clip.list_models()[:4])}.")
     if channels != 3:
         raise ConfigError(f"open_clip's towers read three channels, but there are {channels} windows.")
-    weights = pretrained if isinstance(pretrained, str) else None
-    visual: Any = open_clip.create_model(name, pretrained=weights).visual
+    if pretrained is True:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:4])
+        raise ConfigError(f"open_clip's weights are named by a tag: set pretrained to one of {tags or 'none it has'}.")
+    with _weights_of(f"open_clip's '{name}'"):
+        visual: Any = open_clip.create_model(name, pretrained=pretrained or None).visual
     if hasattr(visual, "trunk"):
         visual.trunk.reset_classifier(0)
         return TimmTower(visual.trunk, name)
