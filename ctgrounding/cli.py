@@ -63,6 +63,10 @@ def main(args: Sequence[str] | None = None) -> None:
             run_command(words)
         except CTGroundingError as error:
             fail(str(error))
+        except OSError as error:
+            if error.filename is None or words[0] in TRAINER_COMMANDS:
+                raise
+            fail(f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.")
 
 
 def lightning_main(args: Sequence[str] | None = None) -> None:

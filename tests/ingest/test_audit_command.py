@@ -18,6 +18,7 @@ from ctgrounding.ingest.audit.copies import Seen, find_copies, patients_in_two_s
 from ctgrounding.ingest.audit.entries import ScanAudit, audit_scan
 from ctgrounding.ingest.audit.kinds import CHOOSABLE, EFFECTS, FIRM, KINDS, Remark
 from ctgrounding.ingest.audit.page import render
+from ctgrounding.ingest.audit.picture import refused_picture
 
 AFFINE = np.diag([4.0, 4.0, 5.0, 1.0])
 SHAPE = (24, 20, 12)
@@ -200,3 +201,22 @@ def test_the_page_on_the_audit_lists_every_kind_with_its_effect():
     assert {entry.effect for entry in KINDS.values()} == set(EFFECTS)
     assert {*CHOOSABLE} | FIRM | {"no_report"} == {*KINDS}
     assert not {*CHOOSABLE} & FIRM
+
+
+@pytest.mark.parametrize("words", [["ORIGINAL", "PRIMARY"], ["DERIVED", "SECONDARY"]])
+def test_a_single_dicom_file_is_shown_only_where_it_is_original(hospital, tmp_path, words):
+    plane = np.arange(64, dtype=np.int16).reshape(1, 8, 8)
+    hospital["dicom"](tmp_path / "ct", plane, np.zeros((1, 3)), extra={"ImageType": words})
+    (path,) = (tmp_path / "ct").iterdir()
+    assert bool(refused_picture(path, 2, "too_few_slices")) is (words[0] == "ORIGINAL")
+
+
+def test_an_output_that_cannot_be_made_is_one_sentence(tree, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main(["audit", "--card", card_of(tree), "--output", str(tmp_path / "file" / "x"), "--workers", "1"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert "Not a directory" in said or "File exists" in said

@@ -82,9 +82,9 @@ def audit(
     if workers == 0 or (limit is not None and limit < 1):
         raise CardError(f"workers is {workers} and limit {limit}. Give at least 1, or -1 workers for every core.")
     planned = read_scans(loaded, apart=False)[:limit]
+    output.mkdir(parents=True, exist_ok=True)
     identity = load_identity(loaded.ids, output)
     verdicts = with_copies(list(_examined(planned, loaded, identity, workers)), loaded)
-    output.mkdir(parents=True, exist_ok=True)
     found = Audit(loaded.name, tuple(verdicts), output / PAGE_NAME)
     (output / JSON_NAME).write_text(json.dumps(_account(found), indent=1, ensure_ascii=False), encoding="utf-8")
     found.page.write_text(render(found.dataset, found.scans, HU_WORDS), encoding="utf-8")

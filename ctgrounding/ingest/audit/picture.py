@@ -18,6 +18,7 @@ WINDOW_HU = (-1000.0, 500.0)
 NOT_SHOWN = frozenset(["not_ct", "left_out", "missing_file", "no_such_series", "worker_killed"])
 """Refused kinds without a picture. What is not CT has none because screens and dose reports show burnt-in names."""
 
+_NO_DICOM = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 _GREYS = 32
 _GROUND = 16
 
@@ -62,11 +63,11 @@ def _whole(path: Path, series: int | None) -> tuple[Shaped[np.ndarray, "k j i"],
 
 
 def _piece(path: Path, series: int | None) -> Shaped[np.ndarray, "k j i"]:
-    """The voxels of a file whose header says too little, or one CT slice of a folder that is no volume."""
-    if path.is_dir():
+    """The voxels of a file whose header says too little, or one original CT slice of DICOM that is no volume."""
+    if path.is_dir() or not path.name.lower().endswith(_NO_DICOM):
         path = next(
             entry
-            for entry in sorted(path.rglob("*"))
+            for entry in (sorted(path.rglob("*")) if path.is_dir() else [path])
             if entry.is_file()
             and (tags := dcmread(entry, stop_before_pixels=True)).get("Modality") == "CT"
             and "ORIGINAL" in tags.get("ImageType", ())
