@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import openpyxl
-from conftest import write_table
+from hospital_files import write_table
 from layout_parts import Expected, chest_hu, ras_affine, save
 from own_layouts import own_dicom, own_nifti
 

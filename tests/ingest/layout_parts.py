@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from conftest import write_nifti
+from hospital_files import write_nifti
 
 SHAPE_IJK = (24, 20, 16)
 

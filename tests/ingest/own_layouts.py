@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from conftest import write_dicom, write_table
+from hospital_files import write_dicom, write_table
 from layout_parts import SHAPE_IJK, Expected, chest_hu, ras_affine, save
 
 from ctgrounding.ingest.snippets import (

@@ -158,12 +158,11 @@ def test_a_missing_column_is_named_with_those_that_there_are(name, tmp_path):
     """The card's column for reports or labels, spelt otherwise."""
     LAYOUTS[name](tmp_path / "files")
     text = find_card(name).read_text()
-    column = {"rad_chestct": "MRN_DEID", "inspect": "impressions}"}.get(name) or re.search(
-        r"(?:sections: .*|text: |\n    findings: )\b(Findings_EN|Findings|report|findings)\b", text
-    ).group(1)
-    wrong = "Wrong_column}" if column.endswith("}") else "Wrong_column"
-    before, _, after = text.rpartition(column)
-    (tmp_path / "card.yaml").write_text(before + wrong + after)
+    named = {"rad_chestct": r"(MRN_DEID)", "inspect": r"(impressions)\}"}.get(
+        name, r"(?:sections: .*|text: |\n    findings: )\b(Findings_EN|Findings|report|findings)\b"
+    )
+    start, end = re.search(named, text).span(1)
+    (tmp_path / "card.yaml").write_text(f"{text[:start]}Wrong_column{text[end:]}")
     with pytest.raises(CardError, match=r"has no column 'Wrong_column', which the card names under .* It has: \w+"):
         read_scans(load_card(tmp_path / "card.yaml", root=tmp_path / "files"))
 

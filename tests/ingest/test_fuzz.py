@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hospital_files as hospital
 import numpy as np
 import pytest
 
@@ -115,8 +116,6 @@ def changed(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    import conftest as hospital
-
     folder = tmp_path_factory.mktemp("sources")
     hu = hospital.body_hu((14, 12, 8))
     hospital.write_nifti(folder / "a.nii", hu, np.diag([4.0, 4.0, 4.0, 1.0]))

@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import h5py
+import hospital_files as hospital
 import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,8 +83,6 @@ def every_tag() -> dict[str, object]:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """A hospital of DICOM series, a NIfTI file and refused ones, every place for text holding something secret."""
-    import conftest as hospital
-
     root = tmp_path_factory.mktemp("source") / "hospital"
     stored = (hospital.body_hu((20, 24, 6)).astype(np.int32) + 1024).astype(np.int16).T
     positions = np.array([[-20.0, -30.0, 100.0 + 3.0 * index] for index in range(6)])

@@ -33,7 +33,7 @@ class SentenceTokenizer(Tokenizer):
         >>> from ctgrounding.encoders.text.open_clip import OpenClipTokenizer
         >>> tokenizer = SentenceTokenizer(OpenClipTokenizer(32), context_length=64)
         >>> tokenizer("No effusion. Cyst.").tolist()
-        [49406, 871, 1353, 6968, 269, 49407, -1, 49406, 18157, 269, 49407]
+        [49406, 871, 1490, 9364, 269, 49407, -1, 49406, 1470, 545, 269, 49407]
     """
 
     pad_id = 0
