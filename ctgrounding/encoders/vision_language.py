@@ -103,6 +103,9 @@ class VisionLanguageEncoder(nn.Module):
         depth_valid = torch.zeros((total, bins), dtype=torch.bool, device=text.device)
         depth_mm = torch.zeros((total, bins), dtype=torch.float64, device=text.device)
         readouts: dict[str, Tensor] = {}
+        attached = text[:0].sum(
+            dtype=text.dtype
+        )  # zero: a rank without scans takes part in the collectives of every backward
         organs: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, width in self.readout_widths.items():
             rows = [part.rows[name] for part in parts]
@@ -112,9 +115,8 @@ class VisionLanguageEncoder(nn.Module):
                 if found.organ_scan is not None and found.organ_class is not None and found.organ_visible is not None:
                     organs.append((found.organ_scan + start, found.organ_class, found.organ_visible))
             values = [_with_bins(found.values, bins) for found in rows]
-            readouts[name] = (
-                torch.cat(values) if values else text.new_zeros((0, 0, width) if name == "depth" else (0, width))
-            )
+            empty = (0, 0, width) if name == "depth" else (0, width)
+            readouts[name] = torch.cat(values) if values else text.new_zeros(empty) + attached
         for start, part in zip(first, parts, strict=True):
             depth_mm[start : start + len(part.depth_mm), : part.depth_mm.shape[1]] = part.depth_mm
         return _encoded(self.heads, readouts, text, depth_valid, depth_mm, organs)

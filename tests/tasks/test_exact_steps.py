@@ -101,6 +101,21 @@ def test_logged_gradient_norms(task, steps_of, world, micro_batches):
             assert wanted_norm > 0
 
 
+def test_logged_gradient_norms_where_a_rank_has_no_scan(task, steps_of):
+    samples = steps_of()[0]
+
+    def norms(parts, rank):
+        own = copy.deepcopy(task)
+        own.log_gradient_norms = True
+        own.log = lambda *args, **kwargs: None
+        work.task_step(own, work.make_batch(samples, own.tokenizer, parts, rank), every=1)
+        return {name: value for name, value in own.numbers.items() if "gradient_norm" in name}
+
+    alone = norms((6,), 0)
+    for found in simulate_ranks(2, lambda rank: norms((6, 0), rank), timeout_s=60.0):
+        assert found == pytest.approx(alone, rel=1e-9, abs=1e-12)
+
+
 @pytest.mark.parametrize("parts", [(6, 0), (0, 6), (1, 5)])
 def test_uneven_and_empty_ranks(task, steps_of, parts):
     samples = steps_of()[1]
