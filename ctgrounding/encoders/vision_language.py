@@ -103,9 +103,8 @@ class VisionLanguageEncoder(nn.Module):
         depth_valid = torch.zeros((total, bins), dtype=torch.bool, device=text.device)
         depth_mm = torch.zeros((total, bins), dtype=torch.float64, device=text.device)
         readouts: dict[str, Tensor] = {}
-        attached = text[:0].sum(
-            dtype=text.dtype
-        )  # zero: a rank without scans takes part in the collectives of every backward
+        # Zero, so that a rank without scans takes part in the collectives of every backward.
+        attached = text[:0].sum(dtype=text.dtype)
         organs: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, width in self.readout_widths.items():
             rows = [part.rows[name] for part in parts]
