@@ -57,12 +57,13 @@ def test_ingest_fit_predict_locate(hospital: Path, repository: Path, tmp_path: P
     common = [
         "--config", str(repository / "configs/pretrain/demo.yaml"), "--trainer.default_root_dir", str(run),
         "--data.shards", str(shards), "--data.label_names", "null", "--model.evaluators.findings", "null",
+        "--model.evaluators.abnormality", "null",
         "--data.batch_size", "2", "--data.num_workers", "0", "--data.predict_split", "train",
         "--trainer.enable_progress_bar", "false",
     ]  # fmt: skip
     main(["fit", *common, "--trainer.max_steps", "3"])
     main(["predict", *common])
-    saved = SavedEmbeddings(run / "embeddings")
+    saved = SavedEmbeddings(run / "embeddings_train")
     assert sorted(Path(scan).name for scan in saved.scans)
     for scan in (hospital / "example_ct.nii.gz", hospital / "crlm"):
         found = locate("a cyst in the left kidney", model=run, scan=str(scan), output=tmp_path / f"{scan.name}.png")
