@@ -53,3 +53,4 @@ def send(module: LightningModule, values: Mapping[str, float]) -> None:
     row = {**values, "epoch": float(module.current_epoch)}
     for logger in module.loggers:
         logger.log_metrics(row, step=module.global_step)
+        logger.save()

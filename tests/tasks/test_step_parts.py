@@ -1,14 +1,16 @@
 """Weights, optimizer groups, texts, meters and recolouring of a step."""
 
+import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.tasks.balance import LinearRamp, balance, term_names
-from ctgrounding.tasks.meters import PackedMeter
+from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine
 from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.tasks.recolour import Recolour, box_mask
@@ -160,3 +162,12 @@ def test_initial_weights__a_file_of_another_kind_is_refused(tmp_path) -> None:
     path.write_bytes(b"PK no tensors")
     with pytest.raises(CheckpointError, match=r"initial_weights .* cannot be read as \.safetensors"):
         Pretrain._load_initial(SimpleNamespace(), path)
+
+
+def test_send__a_row_is_on_disk_at_once(tmp_path) -> None:
+    logger = CSVLogger(str(tmp_path), name="", version="")
+    module = SimpleNamespace(loggers=[logger], global_step=4, current_epoch=1)
+    send(module, {"train/loss": 2.0})
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["train/loss"], row["epoch"], row["step"]) == ("2.0", "1.0", "4")
