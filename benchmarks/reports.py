@@ -1,11 +1,12 @@
 """Reports read a second and core: references, sections and organ sentences together.
 
-Run ``python benchmarks/reports.py [--reports 10000] [--stream 0] [--workers 1]``. Prints one JSON object. Distinct
-reports of about 250 words are put together from sentence frames with drawn places, findings, sizes and references;
-every memory of words and sentences is cleared before the clock starts. Printed beside the rate are the share of
-sentences that come back word for word (``repeated_sentences``), the share whose statements were remembered from a
-sentence that differs in sizes and image numbers alone (``alike_sentences``), the rate of the quickest hundred reports,
-and what a call of a Python function costs here (about 40 ns on an idle core of 2024; more on a shared one).
+Run ``python benchmarks/reports.py [--quick] [--reports 10000] [--stream 0] [--workers 1]``. Prints one JSON object.
+Distinct reports of about 250 words are put together from sentence frames with drawn places, findings, sizes and
+references; every memory of words and sentences is cleared before the clock starts. Printed beside the rate are
+the share of sentences that come back word for word (``repeated_sentences``), the share whose statements were
+remembered from a sentence that differs in sizes and image numbers alone (``alike_sentences``), the rate of the
+quickest hundred reports, and what a call of a Python function costs here (about 40 ns on an idle core of 2024;
+more on a shared one).
 
 ``--stream N`` also reads N reports one after the other and prints how much memory grew from the first fifth to the
 end. ``--workers N`` also reads them in N processes and says whether the results are the same to the byte.
@@ -138,12 +139,13 @@ def same_with(workers: int, texts: list[str]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a thousand reports")
     parser.add_argument("--reports", type=int, default=10_000)
     parser.add_argument("--stream", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     rng = random.Random(0)
-    texts = [report(rng) for _ in range(given.reports)]
+    texts = [report(rng) for _ in range(1000 if given.quick else given.reports)]
     numbers: dict[str, object] = {
         **measure(texts),
         "repeated_sentences": round(repeated(texts), 3),
