@@ -81,7 +81,6 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
     paths = _filled_paths(ids, table, _paths(root, table, rule.path, rule.path_pattern, "scans.path"))
     organs = _paths(root, table, rule.organs, rule.organs_pattern, "scans.organs")
     series = table.column(rule.series, "scans.series") if rule.series else [""] * len(ids)
-    keys = {"scan": ids, "study": studies}
     reports = read_reports(card.reports, root) if card.reports else {}
     labels = read_labels(card.labels, root) if card.labels else {}
     sentences = read_sentences(card.sentences, card.organs, root) if card.sentences else {}
@@ -90,6 +89,11 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
     label = _looked_up(card.labels, "labels", keys, table, labels, {})
     sentence = _looked_up(card.sentences, "sentences", keys, table, sentences, [])
     slices = read_slices(card.slices, root) if card.slices else {}
+    if card.slices and not slices.keys() & set(ids):
+        raise CardError(
+            f"{card.slices.table}: no '{card.slices.scan}' is a scan of the card. It has {sorted(slices)[:3]}, the "
+            f"scans are {ids[:3]}. Correct the column that slices.scan names."
+        )
     bad = _known_bad(card, root, ids, studies, paths)
     return [
         PlannedScan(

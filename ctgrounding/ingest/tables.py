@@ -119,7 +119,11 @@ def _read_csv(path: Path, name: str) -> dict[str, list[str]]:
     except UnicodeDecodeError as error:
         raise CardError(f"{name} is not UTF-8 (byte {error.start} of {path}). Save it as UTF-8.") from error
     except csv.Error as error:
-        raise CardError(f"{name} cannot be read as a table: {error} ({path}).") from error
+        raise CardError(f"{name} cannot be read as a table: {error} ({path}). Save it anew as CSV.") from error
+    except OSError as error:
+        raise CardError(
+            f"{name} cannot be opened: {error.strerror} ({path}). Check the file and its rights."
+        ) from error
     if not rows:
         raise CardError(f"{name} is empty ({path}). It must have a header line and one line a row.")
     header = [column.strip() for column in rows[0]]
@@ -140,10 +144,10 @@ def _read_parquet(path: Path, name: str) -> dict[str, list[str]]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise CardError(f"{name} cannot be read as Parquet: {error} ({path}).") from error
+        raise CardError(f"{name} cannot be read as Parquet: {error} ({path}). Write it again.") from error
     _check_header(table.column_names, name)
     return {
-        column: ["" if value is None else str(value) for value in table.column(column).to_pylist()]
+        column: ["" if value is None else str(value).strip() for value in table.column(column).to_pylist()]
         for column in table.column_names
     }
 

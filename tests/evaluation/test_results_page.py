@@ -15,6 +15,7 @@ from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import Cohort
 from ctgrounding.evaluation.examples import CoronalView, coronal_of, coronal_view, packed_image, unpacked_image
 from ctgrounding.evaluation.page import render, write_page
+from ctgrounding.evaluation.page.by_organ import abnormality
 from ctgrounding.evaluation.page.charts import Axis
 from ctgrounding.evaluation.pictures import depth_picture, png
 from ctgrounding.evaluation.results import RunResults, evaluated
@@ -87,6 +88,13 @@ def test_page_shows_numbers_with_baselines_pool_and_pictures(run, page):
         assert shown in page
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
+
+
+def test_thresholds_are_spoken_of_only_where_there_are_some(run):
+    section = next(part for part in run.sections.values() if "organs" in part and "findings" in part)
+    without = {name: value for name, value in run.metrics.items() if "f1_" not in name}
+    assert "thresholds of validation patients" in abnormality(section, run.metrics)
+    assert "thresholds of validation patients" not in abnormality(section, without)
 
 
 def test_text_of_reports_is_escaped(run):

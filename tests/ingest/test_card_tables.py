@@ -1,7 +1,11 @@
 """What cards can say of tables: several files, joins, keys of any column, parted labels, lists of bad scans."""
 
 import csv
+import errno
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ctgrounding.errors import CardError
@@ -204,3 +208,24 @@ def test_a_name_that_two_patterns_parse_is_refused(tmp_path):
     fields = "table: scans.csv, parse: {{scan_id: '(?P<half>.)1', path: '(?P<half>.*)'}}"
     with pytest.raises(CardError, match=r"scans.parse.path names 'half', which another pattern names too"):
         scans_of(tmp_path, "", SCANS[::2], fields)
+
+
+def test_slices_of_no_scan_are_refused(hospital, tmp_path):
+    hospital["table"](tmp_path / "slices.csv", [{"scan_id": "A-1", "series": 1, "image": 2, "z_mm": 3.0}])
+    with pytest.raises(CardError, match=r"slices.csv: no 'scan_id' is a scan of the card. It has \['A-1'\].*'a1'"):
+        scans_of(tmp_path, "slices: {{table: slices.csv}}")
+
+
+def test_a_table_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "scans.csv").write_text("scan_id\na1\n")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CardError, match=r"scans cannot be opened: Permission denied .*scans.csv.*Check the file"):
+        read_table(tmp_path / "scans.csv", "scans")
+
+
+def test_values_of_parquet_are_stripped_as_those_of_csv(tmp_path):
+    pq.write_table(pa.table({"scan_id": [" a1 ", None]}), tmp_path / "scans.parquet")
+    assert read_table(tmp_path / "scans.parquet", "scans").columns["scan_id"] == ["a1", ""]

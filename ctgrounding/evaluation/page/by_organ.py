@@ -24,7 +24,9 @@ def abnormality(section: Mapping[str, Any], metrics: Mapping[str, float]) -> str
     tables = _table("Organ", section["organs"]) + (
         f"<details><summary>Findings in organs</summary>{_table('Finding', section['findings'])}</details>"
     )
-    return f"<p>{escape('. '.join(shown))}. F1 is at thresholds of validation patients.</p>{tables}{protocol(section)}"
+    if f"{stem}f1_macro" in metrics:
+        shown.append("F1 is at thresholds of validation patients")
+    return f"<p>{escape('. '.join(shown))}.</p>{tables}{protocol(section)}"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
