@@ -45,20 +45,27 @@ NAMED = {
     "tilted and flipped": affine_of(signs=(-1, -1, 1), tilt_deg=-25),
     "tilted and oblique": affine_of(turn=(3, 5, -8), tilt_deg=12),
 }
+
+
+def degrees_up_to(most):
+    """Angles in thousandths of a degree: ITK's direction matrix has no inverse under subnormal ones."""
+    return st.integers(-1000 * most, 1000 * most).map(lambda thousandths: thousandths / 1000)
+
+
 rigid = st.builds(
     affine_of,
     order=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
     spacing=st.tuples(*[st.floats(0.5, 5.0)] * 3),
-    turn=st.one_of(st.just((0, 0, 0)), st.tuples(*[st.floats(-40, 40)] * 3)),
+    turn=st.one_of(st.just((0, 0, 0)), st.tuples(*[degrees_up_to(40)] * 3)),
 )
 sheared = st.builds(
     affine_of,
     order=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
     spacing=st.tuples(*[st.floats(0.5, 5.0)] * 3),
-    turn=st.one_of(st.just((0, 0, 0)), st.tuples(*[st.floats(-20, 20)] * 3)),
-    tilt_deg=st.floats(-30, 30),
+    turn=st.one_of(st.just((0, 0, 0)), st.tuples(*[degrees_up_to(20)] * 3)),
+    tilt_deg=degrees_up_to(30),
 )
 shapes = st.tuples(*[st.integers(2, 18)] * 3)
 spacings = st.tuples(*[st.floats(0.6, 6.0)] * 3)
@@ -184,24 +191,29 @@ def shortest_half_width(affine, shape_ijk):
 @settings(max_examples=40, deadline=None)
 @given(rigid, st.floats(0.4, 0.9), st.data())
 def test_a_snippet_lies_where_its_slice_went(affine, share, data):
-    """One bright slice: its brightness on the grid is centred on the depth interval that the snippet gets."""
+    """One bright slice: its brightness on the grid is centred on the depth interval that the snippet gets.
+
+    A tilted slice is seen by whole columns of the grid alone: half a column's climb may be missing at one end.
+    """
     shape_ijk = (18, 17, 16)
     axis = slice_axis(affine)
     index = data.draw(st.integers(3, shape_ijk[axis] - 4))
     step = abs(affine[2, axis])
-    out_mm = share * step
+    out_mm, in_plane_mm = share * step, 1.5
+    across = np.linalg.inv(affine[:3, :3])[axis]
+    climb_mm = in_plane_mm * np.abs(across[:2] / across[2]).sum()
     hu = np.full(shape_ijk, -1000, np.int16)
     bright = [slice(None)] * 3
     bright[axis] = index
     hu[tuple(bright)] = 3000
-    grid = Grid.covering(affine, shape_ijk, (out_mm, 1.5, 1.5))
+    grid = Grid.covering(affine, shape_ijk, (out_mm, in_plane_mm, in_plane_mm))
     image = resample_image(hu.T, affine, grid).astype(np.float64) + 1000
     image[image < 0] = 0  # outside the source
     position = plane_positions(affine, shape_ijk, {index: "a"})[index]
     weights = image.sum(axis=(1, 2))
     depth = float((weights * grid.depth_mm).sum() / weights.sum())
     assert position.low_mm - step <= depth <= position.high_mm + step
-    assert abs(depth - (position.low_mm + position.high_mm) / 2) <= out_mm / 2 + 0.1 * step
+    assert abs(depth - (position.low_mm + position.high_mm) / 2) <= out_mm / 2 + 0.1 * step + climb_mm / 2
     lit = grid.depth_mm[weights > 0.05 * weights.max()]
     assert lit.min() >= position.low_mm - step - out_mm
     assert lit.max() <= position.high_mm + step + out_mm
