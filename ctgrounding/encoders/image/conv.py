@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.branches import all_true, is_exporting
 from ctgrounding.encoders.image.attention import (
     DEFAULT_WAVELENGTHS_MM,
     AxialRotary,
@@ -174,7 +175,7 @@ class PatchConv(ImageEncoder):
         """Encode volumes of any size."""
         grid = self.grid(image_hu.shape[1:])
         valid = self.valid_cells(valid_box, grid)
-        if self.passes == 1 or bool(valid.all()):
+        if self.passes == 1 or is_exporting() or all_true(valid):
             return self.features(self._encode(image_hu, valid_box).permute(0, 4, 1, 2, 3), valid)
         parts = [
             (group.scans, self._encode(image_hu[group.scans][group.window], valid_box[group.scans]))
@@ -192,7 +193,7 @@ class PatchConv(ImageEncoder):
         grid = self.grid(image_hu.shape[1:])
         valid = self.valid_cells(valid_box, grid)
         cells: Tensor = self.embed(self.patch_channels(image_hu, valid_box))
-        real = None if bool(valid.all()) else valid[..., None].to(cells.dtype)
+        real = None if all_true(valid) else valid[..., None].to(cells.dtype)
         for block in self.before:
             cells = block(cells, real)
         if self.context is not None:

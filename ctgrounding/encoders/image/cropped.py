@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.branches import is_exporting
 from ctgrounding.encoders.image.base import ImageEncoder, Triple
 from ctgrounding.encoders.image.ragged import groups
 from ctgrounding.encoders.image.windows import AIR_HU, DEFAULT_WINDOWS, outside_to_air
@@ -75,8 +76,12 @@ class CroppedEncoder(ImageEncoder):
         """
 
     def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:
-        """Encode volumes of any size."""
+        """Encode volumes of any size; an exported program takes volumes without padding only, and checks that."""
         grid = self.grid(image_hu.shape[1:])
+        if is_exporting():
+            _assert_whole(image_hu, valid_box)
+            cells = self._encode(image_hu).permute(0, 4, 1, 2, 3)
+            return self.features(cells, self.valid_cells(valid_box, grid))
         volume = outside_to_air(image_hu, valid_box)
         cells: Tensor | None = None
         for group in groups(valid_box, self.align):
@@ -105,6 +110,12 @@ class CroppedEncoder(ImageEncoder):
         depth, row, column = (max(whole - side, 0) for whole, side in zip(full, sides, strict=True))
         found = self.encode(functional.pad(crop, (0, column, 0, row, 0, depth), value=AIR_HU))
         return found[:, : grid[0], : grid[1], : grid[2]]
+
+
+def _assert_whole(image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> None:
+    whole = torch.tensor([[0, side] for side in image_hu.shape[1:]], device=valid_box.device)
+    message = "This program takes volumes without padding: every valid box must be the whole volume."
+    torch._assert_async((valid_box == whole).all(), message)
 
 
 class ChannelAffine(nn.Module):

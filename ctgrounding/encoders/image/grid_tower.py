@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ctgrounding.encoders.branches import all_true
 from ctgrounding.encoders.image.attention import Block, Rotation, head_width, initialise
 from ctgrounding.errors import ConfigError
 
@@ -116,7 +117,7 @@ class GridTower(nn.Module):
         """
         rotation = self.rotary(index, cells, len(tokens))
         key_valid = None
-        if valid is not None and not bool(valid.all()):
+        if valid is not None and not all_true(valid):
             key_valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
         states = torch.cat([self.summary.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
         for place, block in enumerate(self.blocks):

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ctgrounding.encoders.branches import all_true
 from ctgrounding.encoders.image.attention import (
     DEFAULT_WAVELENGTHS_MM,
     AxialRotary,
@@ -156,7 +157,7 @@ class ViT(ImageEncoder):
         if self.table is not None:
             values = values + self.table(position_mm / position_mm.new_tensor(self.cell_mm)).to(values.dtype)
         cos, sin = self.rotary(position_mm) if self.rotary is not None else _no_turn(position_mm)
-        return _Tokens(values, summary, cos, sin, None if bool(valid.all()) else valid)
+        return _Tokens(values, summary, cos, sin, None if all_true(valid) else valid)
 
     def _run(self, tokens: _Tokens) -> _Tokens:
         for place, (block, meets) in enumerate(zip(self.blocks, self.meets, strict=True)):

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.branches import is_exporting
 from ctgrounding.encoders.image.base import ImageEncoder, Triple
 from ctgrounding.encoders.image.grid_tower import GridTower
 from ctgrounding.encoders.image.patches import patches
@@ -164,7 +165,8 @@ class WindowedViT(ImageEncoder):
         count = (valid_box[..., 1] - 1) // step - first + 1
         place = _places(windows.shape[1:4], valid_box.device) - first[:, None, None, None]
         real = ((place >= 0) & (place < count[:, None, None, None])).all(-1)
-        return _Cut(windows[real].unflatten(1, self.window), real, first, count)  # type: ignore[no-untyped-call]
+        kept = windows.flatten(0, 3) if is_exporting() else windows[real]  # a program's shapes depend on no number
+        return _Cut(kept.unflatten(1, self.window), real, first, count)  # type: ignore[no-untyped-call]
 
     def _local(self, volumes: Shaped[Tensor, "R D H W"]) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R N C"]]:
         voxels = self.windows(patches(volumes, self.patch), axis=4).flatten(4)
@@ -205,8 +207,12 @@ class WindowedViT(ImageEncoder):
     def _place(self, cut: "_Cut", cells: Float[Tensor, "R d h w C"]) -> Float[Tensor, "b C D H W"]:
         """Cells of windows at their places in the scans; zeros where a window is left out."""
         inner, width = cells.shape[1:4], cells.shape[4]
-        placed = cells.new_zeros(*cut.real.shape, *inner, width)
-        placed = torch.index_put(placed, (cut.real,), cells)
+        if is_exporting():
+            every = cells.view(*cut.real.shape, *inner, width)
+            placed = every.masked_fill(~cut.real[..., None, None, None, None], 0)
+        else:
+            placed = cells.new_zeros(*cut.real.shape, *inner, width)
+            placed = torch.index_put(placed, (cut.real,), cells)
         ordered = placed.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return ordered.reshape(
             len(placed), width, *(n * step for n, step in zip(cut.real.shape[1:], inner, strict=True))

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.branches import all_true
 from ctgrounding.encoders.image.attention import (
     DEFAULT_WAVELENGTHS_MM,
     AxialRotary,
@@ -110,7 +111,7 @@ class DepthReadout(Readout):
         along = torch.arange(rows.shape[1], device=rows.device) * bin_mm[:, None]
         position_mm = torch.stack([along, torch.zeros_like(along), torch.zeros_like(along)], dim=-1)
         cos, sin = rotary(position_mm)
-        key_valid = None if bool(bin_valid.all()) else bin_valid
+        key_valid = None if all_true(bin_valid) else bin_valid
         for block in self.blocks:
             rows = block(rows, Rotation(cos, sin), key_valid)
         return rows
