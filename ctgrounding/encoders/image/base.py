@@ -172,7 +172,7 @@ class ImageEncoder(nn.Module, ABC):
             * mm
             for axis, (cells, vox, mm) in enumerate(zip(grid, self._cell_vox, self._spacing_mm, strict=True))
         ]
-        shape = (len(valid_box), *grid)
+        shape = (valid_box.shape[0], *grid)
         views = (along[0][:, :, None, None], along[1][:, None, :, None], along[2][:, None, None, :])
         return torch.stack([view.expand(shape) for view in views], dim=-1)
 

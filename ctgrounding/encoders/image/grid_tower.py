@@ -115,11 +115,11 @@ class GridTower(nn.Module):
             cells: Cells of the range of the positions.
             valid: Cells that may be attended to; None for all.
         """
-        rotation = self.rotary(index, cells, len(tokens))
+        rotation = self.rotary(index, cells, tokens.shape[0])
         key_valid = None
         if valid is not None and not all_true(valid):
             key_valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
-        states = torch.cat([self.summary.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+        states = torch.cat([self.summary.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for place, block in enumerate(self.blocks):
             if self.training and self.checkpoint_every and place % self.checkpoint_every == 0:
                 states = checkpoint(block, states, rotation, key_valid, use_reentrant=False)

@@ -77,7 +77,7 @@ class SlicesEncoder(CroppedEncoder):
         images = volume_hu.flatten(0, 1)
         maps = [self.tower(self.windows(part)) for part in torch.split(images, self.slices_per_pass)]
         cells = self.norm(torch.cat(maps).permute(0, 2, 3, 1))
-        cells = cells.unflatten(0, (len(volume_hu), -1, self.cell[0]))
+        cells = cells.unflatten(0, (volume_hu.shape[0], -1, self.cell[0]))
         if self.score is not None:
             weight = self.score(cells).softmax(dim=2)
             return (cells * weight).sum(2)  # type: ignore[no-any-return]
@@ -148,7 +148,7 @@ class OpenClipTower(Tower):
         cells = self.visual.conv1(images)
         grid = cells.shape[2:]
         tokens = cells.flatten(2).transpose(1, 2)
-        summary = self.visual.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        summary = self.visual.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         tokens = torch.cat([summary, tokens], dim=1) + self._positions(grid).to(tokens.dtype)
         tokens = self.visual.ln_post(self.visual.transformer(self.visual.ln_pre(tokens)))
         return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)  # type: ignore[no-any-return]

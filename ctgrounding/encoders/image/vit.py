@@ -136,7 +136,7 @@ class ViT(ImageEncoder):
         values, summary = self.norm(tokens.values), self.norm(_joined(tokens.summary, tokens.valid))[:, 0]
         if kept is not None:
             values, valid = _put_back(values, valid, kept, grid[1] * grid[2])
-        cell_map = values.view(len(values), *grid, -1).permute(0, 4, 1, 2, 3)
+        cell_map = values.view(values.shape[0], *grid, -1).permute(0, 4, 1, 2, 3)
         return self.features(cell_map, valid.view(-1, *grid), summary)
 
     def _kept(self, valid: Bool[Tensor, "b d n"]) -> Int64[Tensor, "b d m"] | None:
@@ -153,7 +153,7 @@ class ViT(ImageEncoder):
         valid: Bool[Tensor, "b d m"],
     ) -> _Tokens:
         values = self.embed(cells)
-        summary = self.summary.to(values.dtype).expand(len(values), -1, -1)
+        summary = self.summary.to(values.dtype).expand(values.shape[0], -1, -1)
         if self.table is not None:
             values = values + self.table(position_mm / position_mm.new_tensor(self.cell_mm)).to(values.dtype)
         cos, sin = self.rotary(position_mm) if self.rotary is not None else _no_turn(position_mm)

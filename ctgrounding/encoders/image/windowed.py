@@ -215,7 +215,7 @@ class WindowedViT(ImageEncoder):
             placed = torch.index_put(placed, (cut.real,), cells)
         ordered = placed.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return ordered.reshape(
-            len(placed), width, *(n * step for n, step in zip(cut.real.shape[1:], inner, strict=True))
+            placed.shape[0], width, *(n * step for n, step in zip(cut.real.shape[1:], inner, strict=True))
         )
 
     def _view(self, values: Tensor, valid: Tensor, cell: Sequence[int], summary: Tensor) -> DenseFeatures:
