@@ -15,11 +15,12 @@ from ctgrounding.data.augment import Crop
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.vision_language import VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.exported import is_exported, read_folder
 from ctgrounding.geometry import Grid
 from ctgrounding.ingest import OriginalSlice, Scan, read_scan
 from ctgrounding.types import Encoded
 
-PARTS = ("image", "text", "readouts", "heads")
+PARTS = ("image", "text", "readouts", "heads", "image_lora")
 """Arguments of the task that make the model itself."""
 
 
@@ -207,14 +208,17 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """A trained model from a run folder or a checkpoint.
+    """A trained model from a run folder, a checkpoint, or a folder that was exported.
 
     Args:
-        path: A folder that ``ctgrounding fit`` wrote (its ``checkpoints/last.ckpt`` is taken) or a ``.ckpt`` file.
+        path: A folder that ``ctgrounding fit`` wrote (its ``checkpoints/last.ckpt`` is taken), a ``.ckpt`` file, or a
+            folder of ``ctgrounding export``.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or it was not made by ``ctgrounding fit``.
+        CheckpointError: If there is none of these, or it is damaged.
     """
+    if is_exported(Path(path)):
+        return _load_exported(Path(path))
     file = Path(path) / "checkpoints" / "last.ckpt" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise CheckpointError(f"There is no checkpoint at {file}. Name a run folder of 'ctgrounding fit' or a .ckpt.")
@@ -240,11 +244,23 @@ def load(path: str | Path) -> Model:
     return Model(encoder, _locating(config["model"]), config)
 
 
+def _load_exported(folder: Path) -> Model:
+    description, weights = read_folder(folder)
+    encoder = build(description.placed(folder))
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: its weights do not fit its config.json. Export it again.") from error
+    locating = None if description.locating is None else Use(**description.locating)
+    config = {"model": description.encoder, "data": {"evaluation_crop": description.evaluation_crop, "shards": []}}
+    return Model(encoder, locating, config)
+
+
 def build(model_config: Mapping[str, Any]) -> VisionLanguageEncoder:
     """An untrained model from the ``model`` part of a run configuration."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VisionLanguageEncoder, "model")
-    parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS}})
+    parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS if name in model_config}})
     encoder: VisionLanguageEncoder = parser.instantiate(parsed).model
     return encoder
 

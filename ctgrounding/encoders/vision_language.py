@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ctgrounding.encoders.heads import Heads, HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.layers import layers_above, with_prefix
+from ctgrounding.encoders.lora import Lora, adapt
 from ctgrounding.encoders.readouts import Readout, ReadoutContext, Rows
 from ctgrounding.encoders.text.base import TextEncoder
 from ctgrounding.geometry import depth_bins
@@ -38,12 +40,20 @@ class VisionLanguageEncoder(nn.Module):
         text: Text encoder.
         readouts: Name to readout, made for the width of the image encoder's map.
         heads: Declared heads by name.
+        image_lora: Adapters of the image encoder, which is frozen beside them; None trains it whole.
     """
 
     def __init__(
-        self, image: ImageEncoder, text: TextEncoder, readouts: Mapping[str, ReadoutFactory], heads: HeadsConfig
+        self,
+        image: ImageEncoder,
+        text: TextEncoder,
+        readouts: Mapping[str, ReadoutFactory],
+        heads: HeadsConfig,
+        image_lora: Lora | None = None,
     ) -> None:
         super().__init__()
+        if image_lora is not None:
+            adapt(image, image_lora)
         self.image, self.text = image, text
         self.readouts = nn.ModuleDict({name: make(image.width) for name, make in readouts.items()})
         self.heads = Heads(heads, self.readout_widths, text.width)
@@ -60,6 +70,11 @@ class VisionLanguageEncoder(nn.Module):
         return EncoderDims(
             self.readout_widths, self.text.width, heads.image_widths, heads.text_widths, self.image.axial_mm
         )
+
+    def layers_above(self) -> dict[str, dict[str, int]]:
+        """For each tower how many of its layers lie between a parameter and its output, by name in this module."""
+        image, text = layers_above(self.image, self.image.layers()), layers_above(self.text, self.text.layers())
+        return {"image": with_prefix("image", image), "text": with_prefix("text", text)}
 
     def encode_volumes(
         self,

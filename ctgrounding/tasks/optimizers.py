@@ -16,6 +16,14 @@ from ctgrounding.errors import ConfigError
 class OptimizerRecipe(ABC):
     """Builds the optimizer and its schedule once the model is complete, copied heads included."""
 
+    def use_layers(self, above: Mapping[str, Mapping[str, int]]) -> None:  # noqa: B027 (most recipes need none)
+        """Learn how deep parameters lie, before :meth:`build`; for recipes whose rates fall by layer.
+
+        Args:
+            above: For ``image`` and ``text`` how many layers of the tower lie between a parameter and its output, by
+                the parameter's name in the task.
+        """
+
     @abstractmethod
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], total_steps: int
@@ -42,6 +50,9 @@ class AdamWCosine(OptimizerRecipe):
         final_fraction: Rate at the end as a share of the peak.
         lr_scale: Regular expression on parameter names to a factor on the rate; the first match counts.
         no_decay: Regular expressions of further names without decay.
+        layer_decay: Factor on the rate from each layer of a tower to the one below it, in (0, 1]; for both towers, or
+            by tower, such as ``{image: 0.75}``. Layers are those that the encoders declare; the last one, a
+            transformer's closing norm, and all that is no tower keep the rate (as in BEiT, arXiv 2106.08254).
 
     Examples:
         >>> layer = nn.Linear(2, 2)
@@ -58,14 +69,37 @@ class AdamWCosine(OptimizerRecipe):
         warmup_fraction: float = 0.08,
         final_fraction: float = 0.0,
         lr_scale: Mapping[str, float] | None = None,
-        no_decay: Sequence[str] = ("position", "queries", "token$", "logit"),
+        no_decay: Sequence[str] = ("position", "queries", "token$", "logit", "layer_scale"),
+        layer_decay: float | dict[str, float] = 1.0,
     ) -> None:
         if lr <= 0:
             raise ConfigError(f"Learning rate is {lr}; it must be positive. Set model.optimizer.init_args.lr.")
+        self._layer_decay = layer_decay
+        for factor in layer_decay.values() if isinstance(layer_decay, dict) else (layer_decay,):
+            if not 0 < factor <= 1:
+                raise ConfigError(f"layer_decay is a factor in (0, 1], but is {factor}. 0.75 is usual for a ViT.")
+        self._layer_scale: dict[str, float] = {}
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.warmup_fraction, self.final_fraction = warmup_fraction, final_fraction
         self.lr_scale = dict(lr_scale or {})
         self.no_decay = tuple(no_decay)
+
+    def use_layers(self, above: Mapping[str, Mapping[str, int]]) -> None:
+        """Learn how deep parameters lie.
+
+        Raises:
+            ConfigError: If ``layer_decay`` names no tower, or one of a single layer.
+        """
+        asked = self._layer_decay
+        decay = asked if isinstance(asked, dict) else dict.fromkeys(above, asked) if asked < 1 else {}
+        if unknown := sorted(set(decay) - set(above)):
+            raise ConfigError(f"layer_decay names {unknown}, but the towers are {sorted(above)}.")
+        flat = [name for name in decay if len(set(above[name].values())) < 2]
+        if flat and len(flat) == len(decay):
+            raise ConfigError(f"layer_decay finds a single layer in {flat}. Give its encoder layers(), or remove it.")
+        self._layer_scale = {
+            name: factor**count for tower, factor in decay.items() for name, count in above[tower].items()
+        }
 
     def build(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], total_steps: int
@@ -83,7 +117,8 @@ class AdamWCosine(OptimizerRecipe):
             pattern = next((pattern for pattern in self.lr_scale if re.search(pattern, name)), None)
             unused.discard(pattern or "")
             decay = 0.0 if self._is_exempt(name, parameter) else self.weight_decay
-            groups.setdefault((self.lr_scale.get(pattern or "", 1.0), decay), []).append(parameter)
+            scale = self.lr_scale.get(pattern or "", 1.0) * self._layer_scale.get(name, 1.0)
+            groups.setdefault((scale, decay), []).append(parameter)
         if not groups:
             raise ConfigError("Every parameter is frozen, so there is nothing to fit. Unfreeze an encoder or a head.")
         if unused:

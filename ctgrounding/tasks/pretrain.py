@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ctgrounding import distributed
 from ctgrounding.encoders.heads import HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.layers import with_prefix
+from ctgrounding.encoders.lora import Lora, named_as_adapted
 from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
 from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError
@@ -34,6 +36,8 @@ from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_na
 from ctgrounding.tasks.checks import check_fits, check_labels, check_roles, check_spacing, check_trainer
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluating import Evaluation
+from ctgrounding.tasks.freezing import freeze as frozen_parts
+from ctgrounding.tasks.freezing import parameter_table
 from ctgrounding.tasks.gradients import GradientProbe
 from ctgrounding.tasks.held_out import HeldOut, leak_numbers
 from ctgrounding.tasks.meters import PackedMeter, send
@@ -65,6 +69,9 @@ class Pretrain(LightningModule):
         recolour: Intensity augmentation on the device.
         texts_per_pass: Texts encoded at a time when the step is split into micro-batches; null for all.
         initial_weights: A ``.safetensors`` file with some or all of this model's weights to start from.
+        image_lora: Adapters of the image encoder, whose own weights are frozen then; null trains it whole.
+        freeze: Regular expressions; what they name as a whole, parameters or modules such as
+            ``encoder.image.blocks.[0-5]``, is not trained and has no dropout.
         log_gradient_norms: Whether each logged step also logs each objective's gradient norm at the image and the
             text encoder, as ``train/ROLE/gradient_norm_image``; such a step takes about twice as long.
         untrained_baseline: Whether ``test`` also evaluates the model as it was before training.
@@ -77,7 +84,8 @@ class Pretrain(LightningModule):
             checkpoints, and :func:`ctgrounding.load` rebuilds the model from it.
 
     Raises:
-        ConfigError: If weights and objectives name different roles.
+        ConfigError: If weights and objectives name different roles, ``freeze`` names nothing, or there is nothing to
+            adapt.
     """
 
     def __init__(
@@ -93,16 +101,19 @@ class Pretrain(LightningModule):
         recolour: Recolour | None = None,
         texts_per_pass: int | None = None,
         initial_weights: str | None = None,
+        image_lora: Lora | None = None,
+        freeze: Sequence[str] = (),
         log_gradient_norms: bool = False,
         untrained_baseline: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_roles(objectives, weights)
-        self.encoder = VisionLanguageEncoder(image, text, readouts, heads)
+        self.encoder = VisionLanguageEncoder(image, text, readouts, heads, image_lora)
         made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
         self.objectives = nn.ModuleDict(made)
         self._roles: dict[str, Objective] = made
+        self._frozen = frozen_parts(self, freeze)
         self.weights = weights
         self.recipe = optimizer or AdamWCosine()
         self._evaluators = {role: item for role, item in (evaluators or {}).items() if item is not None}
@@ -131,6 +142,13 @@ class Pretrain(LightningModule):
     def tokenizer(self) -> Tokenizer:
         """What turns a text into tokens; data workers use it too."""
         return self.encoder.text.tokenizer
+
+    def train(self, mode: bool = True) -> "Pretrain":
+        """Set training mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def setup(self, stage: str) -> None:
         """Load initial weights, make copied heads, tokenise fixed texts.
@@ -166,9 +184,9 @@ class Pretrain(LightningModule):
         """Refuse what would train silently wrong weights, and say what will be trained."""
         check_trainer(self.trainer)
         active = ", ".join(f"{role} x {self.weights[role]}" for role in self._roles)
-        trainable = sum(item.numel() for item in self.parameters() if item.requires_grad)
         if self.trainer.is_global_zero:
-            log.info("Objectives: %s; %s trainable parameters.", active, f"{trainable:,}")
+            parts = {**dict(self.encoder.named_children()), "objectives": self.objectives}
+            log.info("Objectives: %s.\n%s", active, parameter_table(parts))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimizer step's loss; its gradient is that of the whole batch over all ranks."""
@@ -206,6 +224,8 @@ class Pretrain(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer by its recipe; the schedule advances by step."""
         total = int(self.trainer.estimated_stepping_batches)
+        above = self.encoder.layers_above()
+        self.recipe.use_layers({tower: with_prefix("encoder", names) for tower, names in above.items()})
         optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -347,7 +367,9 @@ class Pretrain(LightningModule):
                 f"model.initial_weights {path} cannot be read as .safetensors ({type(error).__name__}). Give one that "
                 "'ctgrounding import-weights' or a run wrote; --ckpt_path takes checkpoints."
             ) from error
-        check_fits({name: value for name, value in self.state_dict().items() if name in weights}, weights)
+        expected = self.state_dict()
+        weights = named_as_adapted(weights, expected)
+        check_fits({name: value for name, value in expected.items() if name in weights}, weights)
         self.load_state_dict(weights, strict=False)
         self._say(f"Started from {len(weights)} tensors of {path}.")
 

@@ -163,6 +163,7 @@ def test_tuning_says_what_is_trained(bert_folder):
     trained = [name for name, parameter in lora.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * 2 * 2
     assert all("lora_" in name for name in trained)
+    assert all(module.training for module in lora.modules())  # a model of transformers comes in evaluation mode
     lora(*rows_of(lora, TEXTS)).sum().backward()
     full = TransformersText(bert_folder, tuning="full", context_length=64)
     full(*rows_of(full, TEXTS)).square().sum().backward()

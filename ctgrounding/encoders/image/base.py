@@ -12,6 +12,7 @@ from torch.nn import functional
 from ctgrounding.encoders.branches import is_exporting
 from ctgrounding.encoders.image.patches import patches
 from ctgrounding.encoders.image.windows import AIR_HU, DEFAULT_WINDOWS, HuWindows, outside_to_air
+from ctgrounding.encoders.layers import Layer, numbered_layers
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.types import DenseFeatures
 
@@ -117,6 +118,14 @@ class ImageEncoder(nn.Module, ABC):
     def has_summary(self) -> bool:
         """Whether the encoder gives one vector a scan besides its map."""
         return self._has_summary
+
+    def layers(self) -> list[Layer]:
+        """Names of its parts from the input to the output, for rates that fall by layer.
+
+        By default :func:`ctgrounding.encoders.layers.numbered_layers`; override it where parts are registered in
+        another order than they act in.
+        """
+        return numbered_layers(self)
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Fewest cells along ``D H W`` that together hold every voxel of a volume of this shape."""

@@ -13,6 +13,7 @@ from ctgrounding.encoders.image.base import ImageEncoder, Triple
 from ctgrounding.encoders.image.grid_tower import GridTower
 from ctgrounding.encoders.image.patches import patches
 from ctgrounding.encoders.image.windows import AIR_HU
+from ctgrounding.encoders.layers import Layer
 from ctgrounding.errors import ConfigError
 from ctgrounding.types import DenseFeatures
 
@@ -131,6 +132,13 @@ class WindowedViT(ImageEncoder):
         """A window: padding by less would cut the scan elsewhere."""
         depth, row, column = self.window
         return float(depth), float(row), float(column)
+
+    def layers(self) -> list[Layer]:
+        """Patches, local blocks, what feeds the combiner, the combiner's blocks, its norm."""
+        between: Layer = ("local.norm", "window_in", "depth_in", "combiner.summary")
+        local = [(f"local.blocks.{place}",) for place in range(len(self.local.blocks))]
+        combining = [(f"combiner.blocks.{place}",) for place in range(len(self.combiner.blocks))]
+        return [("embed", "local.summary"), *local, between, *combining, ("combiner.norm",)]
 
     def train(self, mode: bool = True) -> "WindowedViT":
         """Set training mode; a frozen local transformer stays in evaluation mode."""

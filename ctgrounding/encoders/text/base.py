@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from ctgrounding.encoders.layers import Layer, numbered_layers
 from ctgrounding.encoders.readouts.base import LearnedQueries
 from ctgrounding.errors import ConfigError
 
@@ -63,6 +64,10 @@ class TextEncoder(nn.Module, ABC):
     def tokenizer(self) -> Tokenizer:
         """What makes the rows that :meth:`forward` takes."""
         return self._tokenizer
+
+    def layers(self) -> list[Layer]:
+        """Names of its parts from the input to the output, for rates that fall by layer."""
+        return numbered_layers(self)
 
     @abstractmethod
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:

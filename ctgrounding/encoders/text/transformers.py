@@ -1,36 +1,24 @@
 """Any text encoder of ``transformers``, by name or local folder, frozen, with LoRA or whole."""
 
 import hashlib
+import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from ctgrounding.encoders.lora import Lora
 from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
 from ctgrounding.encoders.text.cache import VectorCache, row_keys, weights_digest
 from ctgrounding.errors import ConfigError
 
 
-@dataclass
-class Lora:
-    """Low-rank adapters of linear maps; RadFinder's are rank 16, alpha 64, dropout 0.05 on q, k, v and o.
-
-    Attributes:
-        rank: Rank of an adapter.
-        alpha: Adapters are scaled by ``alpha / rank``.
-        dropout: Dropout before an adapter.
-        targets: Ends of the names of the adapted modules; None for peft's choice for this architecture.
-    """
-
-    rank: int = 16
-    alpha: float = 64.0
-    dropout: float = 0.05
-    targets: Sequence[str] | None = None
+_ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "special_tokens_map_file")
+"""Keys under which transformers notes where files came from."""
 
 
 class TransformersTokenizer(Tokenizer):
@@ -70,6 +58,7 @@ class TransformersText(TextEncoder):
         bucket_ratio: Longest over shortest text of a pass.
         cache: Folder that keeps the vectors of a frozen tower, by its weights and by text; a text comes back as it
             was first encoded, whose last digits depend on the texts beside it.
+        pretrained: Whether the model's weights are read. Without them it is random, for weights that come otherwise.
 
     Raises:
         ConfigError: If the model is in no folder and cannot be fetched, reads less than ``context_length``, or
@@ -85,26 +74,29 @@ class TransformersText(TextEncoder):
         context_length: int = 512,
         bucket_ratio: float = 1.5,
         cache: str | None = None,
+        pretrained: bool = True,
     ) -> None:
         if cache is not None and (tuning != "frozen" or pooling == "attention"):
             raise ConfigError(
                 f"A text cache keeps vectors that never change, but tuning is {tuning} and pooling {pooling}. "
                 "Freeze the tower and pool by mean, first or last, or remove cache."
             )
-        tower = _tower(model)
+        tower = _tower(model, pretrained)
         limit = getattr(tower.config, "max_position_embeddings", context_length)
         if context_length > limit:
             raise ConfigError(
                 f"Text model '{model}' reads {limit} tokens; context_length is {context_length}. Lower it."
             )
         super().__init__(int(tower.config.hidden_size), TransformersTokenizer(model, context_length), bucket_ratio)
+        self.model = model
         self.pooling = pooling
         self.tuning = tuning
         unused = getattr(tower, "pooler", None)
         if isinstance(unused, nn.Module):
             unused.requires_grad_(False)
+        tower.train(tuning != "frozen")  # transformers hands models out in evaluation mode
         if tuning == "frozen":
-            tower.requires_grad_(False).eval()
+            tower.requires_grad_(False)
         self.tower = _with_adapters(model, tower, lora or Lora()) if tuning == "lora" else tower
         self.attention = TokenAttention(self.width) if pooling == "attention" else None
         self.cache = None if cache is None else VectorCache(cache)
@@ -172,10 +164,29 @@ def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
     return adapted
 
 
-def _tower(model: str) -> Any:  # noqa: ANN401 - transformers is not typed
-    from transformers import AutoModel
+def write_text_folder(encoder: TransformersText, folder: Path) -> None:
+    """Write a tower's configuration and its tokenizer, without weights and without where they came from.
+
+    Args:
+        encoder: The text encoder.
+        folder: A folder to make; ``TransformersText(FOLDER, pretrained=False)`` has the same modules.
+    """
+    tower: Any = encoder.tower
+    folder.mkdir()
+    tower.config.save_pretrained(folder)
+    _tokenizer(encoder.model).save_pretrained(folder)
+    for file in folder.glob("*config.json"):
+        held = json.loads(file.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in held.items() if name not in _ORIGINS}
+        file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _tower(model: str, pretrained: bool) -> Any:  # noqa: ANN401 - transformers is not typed
+    from transformers import AutoConfig, AutoModel
 
     try:
+        if not pretrained:
+            return AutoModel.from_config(AutoConfig.from_pretrained(model))
         return AutoModel.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise _not_there(model) from error
