@@ -106,7 +106,7 @@ def task_step(task, batch, step=0, every=10**9):
     loss = task.training_step(batch, 0)
     loss.backward()
     world = distributed.world_size()
-    for parameter in task.parameters():
+    for parameter in filter(lambda item: item.requires_grad, task.parameters()):
         parameter.grad = distributed.sum_over_ranks(parameter.grad) / world
     return distributed.sum_over_ranks(loss.detach()).item() / world, gradients(task)
 
