@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int16, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int16, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ctgrounding.errors import ConfigError
@@ -78,7 +78,8 @@ class Sample(TypedDict):
     padding at -1024. ``origin_mm`` is the world position of the centre of voxel ``(0, 0, 0)`` of this crop.
     ``organ_voxels`` counts the voxels of every organ in the whole scan, the crop's surroundings included.
     ``organ_findings`` names what the report affirms or leaves open of an organ (label id), "" where it has no name.
-    ``token_rows`` holds the tokens of every string named in the sample.
+    ``token_rows`` holds the tokens of every string named in the sample. Where features are stored in the place of
+    voxels, ``features`` holds them, ``volume`` has no voxels and there is no ``organs``.
     """
 
     scan_id: str
@@ -88,6 +89,7 @@ class Sample(TypedDict):
     volume: Int16[Tensor, "D H W"]
     organs: NotRequired[UInt8[Tensor, "D H W"]]
     organ_voxels: NotRequired[Int64[Tensor, "256"]]
+    features: NotRequired[dict[str, Shaped[Tensor, "..."]]]
     valid_box: Int64[Tensor, "3 2"]
     spacing_mm: Float64[Tensor, "3"]
     origin_mm: Float64[Tensor, "3"]
@@ -108,6 +110,8 @@ class Batch(TypedDict):
     same in every micro-batch. Strings are interned: ``tokens`` holds each text of the step once and the
     ``*_text`` fields index its rows. ``report_text`` is -1 where a scan has no usable report.
     ``study``, ``patient`` and ``report_group`` are hashes: equal on every rank for equal strings.
+    Where features are stored in the place of voxels, ``features`` holds those of each micro-batch, ``features_kept``
+    says what they are, and ``volume`` has no voxels.
     """
 
     scan_id: list[str]
@@ -117,6 +121,8 @@ class Batch(TypedDict):
     volume: list[Int16[Tensor, "b D H W"]]
     organs: NotRequired[list[UInt8[Tensor, "b D H W"]]]
     organ_voxels: NotRequired[Int64[Tensor, "B 256"]]
+    features: NotRequired[list[dict[str, Shaped[Tensor, "b ..."]]]]
+    features_kept: NotRequired[str]
     has_organs: Bool[Tensor, "B"]
     valid_box: Int64[Tensor, "B 3 2"]
     spacing_mm: Float64[Tensor, "B 3"]

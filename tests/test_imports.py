@@ -89,7 +89,16 @@ def test_testing_does_not_use_the_command_line():
     ("library", "owners"),
     [
         ("torch.distributed", {"distributed.py"}),
-        ("h5py", {"data/shard_reading.py", "data/shard_writing.py"}),
+        (
+            "h5py",
+            {
+                "data/feature_reading.py",
+                "data/feature_writing.py",
+                "data/partial_file.py",
+                "data/shard_reading.py",
+                "data/shard_writing.py",
+            },
+        ),
     ],
 )
 def test_libraries_with_few_importers(library, owners):

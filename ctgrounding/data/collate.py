@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from ctgrounding.data.feature_format import padded_stack
 from ctgrounding.data.keys import stable_hash
 from ctgrounding.types import ORGAN_IDS, Batch, Sample
 
@@ -29,6 +30,7 @@ class Collate:
         minimum_shape: Voxels along ``D H W`` that every micro-batch has at least, so that crops keep one shape.
         with_organs: Whether batches carry label maps; scans that have none get zeros.
         questions: Number of label columns.
+        features_kept: What stored features are, where samples have them in the place of voxels; else None.
 
     Examples:
         >>> collate = Collate(pad_id=0, minimum_shape=(4, 8, 8), with_organs=False, questions=2)
@@ -37,9 +39,17 @@ class Collate:
         ((0, 32, 64, 64), (0, 2))
     """
 
-    def __init__(self, pad_id: int, minimum_shape: Triple, with_organs: bool, questions: int) -> None:
+    def __init__(
+        self,
+        pad_id: int,
+        minimum_shape: Triple,
+        with_organs: bool,
+        questions: int,
+        features_kept: str | None = None,
+    ) -> None:
         self._pad_id = pad_id
-        self._minimum_shape = minimum_shape
+        self._minimum_shape = minimum_shape if features_kept is None else (0, 0, 0)
+        self._features_kept = features_kept
         self._with_organs = with_organs
         self._questions = questions
 
@@ -64,7 +74,7 @@ class Collate:
                 _padded([s["volume"] for s in micro], shape, PADDING_HU, torch.int16)
                 for micro, shape in zip(micro_batches, shapes, strict=True)
             ],
-            has_organs=torch.tensor(["organs" in s for s in samples], dtype=torch.bool),
+            has_organs=torch.tensor([_has_organs(s) for s in samples], dtype=torch.bool),
             valid_box=_stacked([s["valid_box"] for s in samples], (3, 2), torch.int64),
             spacing_mm=_stacked([s["spacing_mm"] for s in samples], (3,), torch.float64),
             origin_mm=_stacked([s["origin_mm"] for s in samples], (3,), torch.float64),
@@ -90,8 +100,12 @@ class Collate:
             organ_finding_class=_ints([organ for _, organ, _ in findings]),
             labels=_stacked([s["labels"] for s in samples], (self._questions,), torch.int64),
         )
-        if self._with_organs:
+        if self._features_kept is not None:
+            batch["features"] = [padded_stack([s["features"] for s in micro]) for micro in micro_batches]
+            batch["features_kept"] = self._features_kept
+        if self._with_organs and self._features_kept is None:
             batch["organs"] = [_organs(micro, shape) for micro, shape in zip(micro_batches, shapes, strict=True)]
+        if self._with_organs:
             none = torch.zeros(ORGAN_IDS, dtype=torch.int64)
             batch["organ_voxels"] = _stacked([s.get("organ_voxels", none) for s in samples], (ORGAN_IDS,), torch.int64)
         return batch
@@ -129,6 +143,10 @@ def _report_group(sample: Sample) -> int:
     if not words:
         return stable_hash("no report", sample["dataset"], sample["scan_id"])
     return stable_hash("report", words)
+
+
+def _has_organs(sample: Sample) -> bool:
+    return "organs" in sample or ("features" in sample and "organ_voxels" in sample)
 
 
 def _organs(micro: Sequence[Sample], shape: Triple) -> Tensor:

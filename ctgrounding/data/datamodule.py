@@ -14,6 +14,7 @@ from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import Collate
 from ctgrounding.data.dataset import Recipe, ScanDataset, Tokenizer
+from ctgrounding.data.feature_reading import StoredFeatures
 from ctgrounding.data.index import ScanIndex
 from ctgrounding.data.loader import Position, StepLoader, Workers
 from ctgrounding.data.report_text import ReportText
@@ -23,6 +24,7 @@ from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.data.spatial import SpatialTransform
 from ctgrounding.errors import ConfigError
+from ctgrounding.types import Batch
 
 _log = logging.getLogger(__name__)
 SplitName = Literal["train", "dev", "val", "test", "all"]
@@ -50,6 +52,8 @@ class ShardDataModule(LightningDataModule):
         one_scan_per_study: Whether an epoch shows one reconstruction of each study, drawn anew each time.
         supervision: Name of a file that ``ctgrounding mine`` wrote beside the shards; its snippets, organ sentences
             and labels take the place of the shards' own.
+        features: Folder that ``ctgrounding embed`` wrote: training and validation take what a frozen part of the model
+            made of each scan from there and read no voxels. Testing and prediction do.
         shares: Shares of training by what supervises a scan: masks, snippets, both, neither; what there is if null.
         last_batch: ``drop`` or ``wrap`` the scans that do not fill the last training batch of an epoch.
         seed: Key of everything random here.
@@ -88,6 +92,7 @@ class ShardDataModule(LightningDataModule):
         spatial: SpatialTransform | None = None,
         one_scan_per_study: bool = True,
         supervision: str | None = None,
+        features: str | None = None,
         shares: Shares | None = None,
         last_batch: Literal["drop", "wrap"] = "drop",
         seed: int = 0,
@@ -117,6 +122,8 @@ class ShardDataModule(LightningDataModule):
         self.seed = seed
         self._sources = Sources(shards, supervision, shares)
         self._dev_fraction = dev_fraction
+        self._features_folder = features
+        self.features: StoredFeatures | None = None
         self._label_names = label_names
         self._one_scan_per_study = one_scan_per_study
         self._last_batch: Literal["drop", "wrap"] = last_batch
@@ -198,6 +205,8 @@ class ShardDataModule(LightningDataModule):
         self._tokenizer = getattr(task, "tokenizer", None)
         if self._tokenizer is None:
             raise ConfigError(f"{type(task).__name__} has no tokenizer, which ShardDataModule needs. Give it one.")
+        if self._features_folder is not None and stage in ("fit", "validate"):
+            self._use_features(StoredFeatures(self._features_folder))
         _log.info("%d scans, %d label columns", len(self.index), len(self.label_names))
 
     def train_dataloader(self) -> StepLoader:
@@ -231,6 +240,50 @@ class ShardDataModule(LightningDataModule):
         """
         self._progress.load(state_dict)
 
+    def proof(self) -> tuple[Batch, Batch] | None:
+        """One scan of the training split, as voxels and as what is stored of it; None where nothing is stored."""
+        if self.features is None:
+            return None
+        scans = self.index.of_split(self._splits["train"])
+        recipes = (replace(self._evaluation, features=None), replace(self._evaluation, features=self.features))
+        as_voxels, as_stored = (
+            self._collate(scans, recipe)([[self.dataset(scans, recipe).sample(0)]]) for recipe in recipes
+        )
+        return as_voxels, as_stored
+
+    def dataset(self, scans: ScanIndex, recipe: Recipe | None = None) -> ScanDataset:
+        """Samples of some scans, as evaluation sees them or by a recipe.
+
+        Raises:
+            ConfigError: If there is no tokenizer yet.
+        """
+        if self._tokenizer is None:
+            raise ConfigError("ShardDataModule has no tokenizer yet. Run it in a Trainer, or call setup first.")
+        return ScanDataset(scans, replace(recipe or self._evaluation, label_names=self.label_names), self._tokenizer)
+
+    def _use_features(self, features: StoredFeatures) -> None:
+        """Take features in the place of voxels in training and validation.
+
+        Raises:
+            ConfigError: If training samples are drawn at random, which stored features cannot follow, or scans
+                have no features.
+        """
+        drawn = self._training
+        is_drawn = drawn.crop.shape is not None and drawn.crop.place == "random"
+        for name, moves in (
+            ("mirror_probability", drawn.mirror_probability > 0),
+            ("spatial", drawn.spatial is not None),
+            ("crop", is_drawn),
+        ):
+            if moves:
+                raise ConfigError(
+                    f"data.features are of one view of each scan, but data.{name} draws another one each time. "
+                    f"Set it as in {features.folder / 'features.yaml'}."
+                )
+        for stage in ("train", "val"):
+            features.check_holds(self.index.of_split(self._splits[stage]), self._splits[stage])
+        self.features = features
+
     def _begin(self) -> Position:
         return self._progress.begin(self.trainer, self._loaders["train"])
 
@@ -240,16 +293,12 @@ class ShardDataModule(LightningDataModule):
         return self._loader(stage, scans, sampler, self._evaluation)
 
     def _loader(self, stage: str, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
-        if self._tokenizer is None:
-            raise ConfigError("ShardDataModule has no tokenizer yet. Run it in a Trainer, or call setup first.")
-        recipe = replace(recipe, label_names=self.label_names)
-        spacing_mm = scans.record(0).spacing_mm if len(scans) else (1.0, 1.0, 1.0)
-        d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
-        collate = Collate(self._tokenizer.pad_id, (d, h, w), recipe.with_organs, len(recipe.label_names))
+        if stage in ("train", "val"):
+            recipe = replace(recipe, features=self.features)
         self._loaders[stage] = StepLoader(
-            ScanDataset(scans, recipe, self._tokenizer),
+            self.dataset(scans, recipe),
             sampler,
-            collate,
+            self._collate(scans, recipe),
             rank=0 if self.trainer is None else self.trainer.global_rank,
             world_size=1 if self.trainer is None else self.trainer.world_size,
             micro_batch_size=self.micro_batch_size,
@@ -257,6 +306,13 @@ class ShardDataModule(LightningDataModule):
             workers=self._workers,
         )
         return self._loaders[stage]
+
+    def _collate(self, scans: ScanIndex, recipe: Recipe) -> Collate:
+        pad_id = 0 if self._tokenizer is None else self._tokenizer.pad_id
+        spacing_mm = scans.record(0).spacing_mm if len(scans) else (1.0, 1.0, 1.0)
+        d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
+        kept = None if recipe.features is None else recipe.features.about.keep
+        return Collate(pad_id, (d, h, w), recipe.with_organs, len(self.label_names), kept)
 
 
 def _asked(label_names: str | Sequence[str]) -> tuple[str, ...]:

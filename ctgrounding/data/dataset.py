@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ctgrounding.data.augment import Crop
+from ctgrounding.data.feature_reading import StoredFeatures
 from ctgrounding.data.index import ScanIndex
 from ctgrounding.data.keys import keyed_generator, stable_hash
 from ctgrounding.data.mirror import mirror_labels
@@ -24,6 +25,7 @@ from ctgrounding.errors import ReportError, ShardError
 from ctgrounding.types import ORGAN_IDS, Sample, SnippetItem
 
 _TOKEN_CACHE = 20_000
+_NO_VOXELS = np.zeros((0, 0, 0), np.int16)
 
 
 class Tokenizer(Protocol):
@@ -49,6 +51,7 @@ class Recipe:
         is_random: Whether crops, mirror and wording are drawn at random; the middle and the full text else.
         seed: Key of the draws.
         skips_damaged: Whether a scan that cannot be read is left out and counted; it stops the run else.
+        features: What stands in the place of image and label map; None reads these.
     """
 
     crop: Crop = field(default_factory=Crop)
@@ -60,6 +63,7 @@ class Recipe:
     is_random: bool = False
     seed: int = 0
     skips_damaged: bool = False
+    features: StoredFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class ScanDataset(Dataset[Delivery]):
 
     def _assemble(self, position: int, view: View, words: Words, seed: int) -> Sample:
         record = view.record
-        image_hu, organs = self._read(position, view)
+        image_hu, organs = self._read(position, view) if self.recipe.features is None else (_NO_VOXELS, None)
         low_mm, high_mm = view.depth_range_mm()
         snippets, dropped = words.snippets_within(low_mm, high_mm, self._label_of)
         if self.recipe.is_random and self.recipe.spatial is not None:
@@ -205,6 +209,10 @@ class ScanDataset(Dataset[Delivery]):
             cut = view.cut(organs)
             sample["organs"] = torch.from_numpy(table[cut] if view.is_mirrored else cut)
             sample["organ_voxels"] = self._organ_voxels(record, table)
+        elif self.recipe.features is not None:
+            sample["features"] = self.recipe.features.read(record, view.start, view.shape)
+            if self.recipe.with_organs and record.organs_sha256:
+                sample["organ_voxels"] = self._organ_voxels(record, np.arange(ORGAN_IDS, dtype=np.uint8))
         return sample
 
     def _read(self, position: int, view: View) -> tuple[Int16[np.ndarray, "D H W"], UInt8[np.ndarray, "D H W"] | None]:

@@ -1,15 +1,12 @@
 """Writing shards: beside their name, verified by reading back, only then named."""
 
-import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, get_args
 
 import h5py
@@ -17,14 +14,13 @@ import hdf5plugin
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from ctgrounding.data.patient_file import PatientFile
+from ctgrounding.data.partial_file import PartialFile
 from ctgrounding.data.records import ScanRecord
 from ctgrounding.data.shard_format import (
     CHUNK,
     FORMAT,
     FORMAT_VERSION,
     HU_RANGE,
-    SUFFIX,
     Codec,
     Triple,
     Voxels,
@@ -37,11 +33,10 @@ from ctgrounding.data.shard_format import (
 from ctgrounding.data.shard_reading import Shard, check_storage
 from ctgrounding.errors import ShardError
 
-_LAYOUT = ("v110", "v110")  # pinned: a newer HDF5 writes the same bytes, and attributes may pass 64 KiB
 _MAX_CHUNK = 2**26
 
 
-class ShardWriter:
+class ShardWriter(PartialFile):
     """Writes one shard beside its name, verifies it by reading back, and only then gives it its name.
 
     Leaving the ``with`` block by an exception removes what was written. Same calls, same bytes: no time,
@@ -86,9 +81,7 @@ class ShardWriter:
         chunk: Triple = CHUNK,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
-        self.path = Path(path)
-        if self.path.suffix != SUFFIX:
-            raise ShardError(f"Shard name '{self.path.name}' does not end in {SUFFIX}. Rename the output.")
+        super().__init__(path)
         if codec not in get_args(Codec):
             raise ShardError(f"Codec '{codec}' is not known. Use one of {', '.join(get_args(Codec))}.")
         if len(chunk) != 3 or min(chunk) < 1 or math.prod(chunk) > _MAX_CHUNK:
@@ -97,7 +90,6 @@ class ShardWriter:
             )
         if any(not 0 < label < 256 for label in classes):
             raise ShardError(f"Class ids must lie in 1..255, got {sorted(classes)}. Merge or drop classes.")
-        self._partial = self.path.with_name(self.path.name + ".partial")
         self._spacing_mm = tuple(float(value) for value in spacing_mm)
         self._classes = {int(label): name for label, name in sorted(classes.items())}
         self._dataset = dataset
@@ -107,51 +99,6 @@ class ShardWriter:
         self._next_place = 0
         self._places: list[int] = []
         self._content = hashlib.sha256()
-        self._file: h5py.File | None = None
-        self._disk: PatientFile | None = None
-
-    def __enter__(self) -> "ShardWriter":
-        try:
-            with self._writing():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._disk = PatientFile(self._partial)
-                self._file = h5py.File(self._disk, "w", libver=_LAYOUT, meta_block_size=1 << 20)
-        except ShardError:
-            self._give_up()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._give_up()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what HDF5 or the disk refuses into one sentence."""
-        error: Exception | None = None
-        try:
-            yield
-        except ShardError:
-            raise
-        except (OSError, RuntimeError, ValueError) as raised:
-            error = raised
-        cause = (self._disk and self._disk.error) or error
-        if cause is not None:
-            told = getattr(cause, "strerror", None) or str(cause)
-            told = "the disk is full" if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else told
-            raise ShardError(f"Cannot write {self._partial}: {told}. Check the folder and its free space.") from cause
-
-    def _give_up(self) -> None:
-        """Close and remove what has not been given its name."""
-        for opened in (self._file, self._disk):
-            if opened is not None:
-                opened.close()
-        self._file, self._disk = None, None
-        with suppress(FileNotFoundError):
-            self._partial.unlink()
 
     def write(
         self, record: ScanRecord, image_hu: Int16[np.ndarray, "D H W"], organs: UInt8[np.ndarray, "D H W"] | None = None
@@ -192,17 +139,11 @@ class ShardWriter:
             group.attrs["quarantined"] = np.bytes_(reason.encode())
         self._content.update(reason.encode())
 
-    def _open_file(self) -> h5py.File:
-        if self._file is None:
-            raise ShardError(f"Shard {self.path} is not open for writing. Use ShardWriter in a with block.")
-        return self._file
-
     def _new_group(self) -> h5py.Group:
         self._next_place += 1
         return self._open_file().create_group(group_name(self._next_place - 1))
 
-    def _finish(self) -> None:
-        file = self._open_file()
+    def _describe(self, file: h5py.File) -> None:
         library = {name: version(name) for name in ("ctgrounding", "h5py", "hdf5plugin", "numpy")}
         texts = {
             "format": FORMAT,
@@ -217,28 +158,21 @@ class ShardWriter:
         for text in texts.values():
             self._content.update(text.encode())
         texts["content_sha256"] = self._content.hexdigest()
-        with self._writing():
-            for key, text in texts.items():
-                file.attrs[key] = np.bytes_(text.encode())
-            file.attrs["format_version"] = FORMAT_VERSION
-            file.attrs["spacing_mm"] = np.asarray(self._spacing_mm, np.float64)
-            file.attrs["places"] = np.asarray(self._places, np.int64)
-            file.close()
-            self._file = None
-            if self._disk is not None:
-                self._disk.sync()
-        self._verify()
-        Shard(self.path).reopen()
-        self._partial.replace(self.path)
+        for key, text in texts.items():
+            file.attrs[key] = np.bytes_(text.encode())
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["spacing_mm"] = np.asarray(self._spacing_mm, np.float64)
+        file.attrs["places"] = np.asarray(self._places, np.int64)
 
-    def _verify(self) -> None:
-        written = Shard(self._partial)
+    def _verify(self, partial: Path) -> None:
+        written = Shard(partial)
         try:
             for row in range(len(written.records)):
                 written.verify(row)
         finally:
             written.reopen()
-        check_storage(self._partial)
+        check_storage(partial)
+        Shard(self.path).reopen()
 
     def _write_array(self, group: h5py.Group, name: str, voxels: Voxels) -> None:
         options: dict[str, Any] = {}

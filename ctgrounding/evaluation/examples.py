@@ -87,6 +87,8 @@ def coronal_of(batch: Batch, scan: int) -> CoronalView | None:
     place = scan
     for volumes in batch["volume"]:
         if place < len(volumes):
+            if not volumes.numel():  # features are stored in the place of voxels
+                return None
             box = batch["valid_box"][scan].tolist()
             spacing, origin = batch["spacing_mm"][scan].tolist(), batch["origin_mm"][scan].tolist()
             return coronal_view(volumes[place].cpu().numpy(), box, spacing, origin[2])

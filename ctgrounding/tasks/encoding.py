@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from ctgrounding.encoders.readouts import ReadoutContext
+from ctgrounding.encoders.stems import STEMS
 from ctgrounding.encoders.vision_language import VisionLanguageEncoder, VolumeRows
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, Segment
@@ -83,6 +84,10 @@ class StepWork:
     def _encode_volumes(self, number: int) -> Outputs:
         device = self.texts.tokens.device
         scans = self._scans(number)
+        if "features" in self.batch:
+            made = self._from_features(number, scans)
+            self._parts.setdefault(number, made)
+            return tuple(rows.values for rows in made.rows.values())
         volume = self.batch["volume"][number].to(device, non_blocking=True)
         box = self.batch["valid_box"][scans]
         if self.recolour is not None and self.key is not None:
@@ -91,6 +96,15 @@ class StepWork:
         made = self.encoder.encode_volumes(volume, box, self.batch["origin_mm"][scans], self._context(number, scans))
         self._parts.setdefault(number, made)
         return tuple(rows.values for rows in made.rows.values())
+
+    def _from_features(self, number: int, scans: slice) -> VolumeRows:
+        device = self.texts.tokens.device
+        features = {name: value.to(device, non_blocking=True) for name, value in self.batch["features"][number].items()}
+        voxels = self.batch["organ_voxels"][scans] if "organ_voxels" in self.batch else None
+        context = ReadoutContext(self.batch["spacing_mm"][scans], organ_voxels=voxels)
+        self._seed(number)
+        stem = STEMS[self.batch["features_kept"]](self.encoder)
+        return stem.rows(features, self.batch["origin_mm"][scans], context)
 
     def _context(self, number: int, scans: slice) -> ReadoutContext:
         spacing_mm = self.batch["spacing_mm"][scans]

@@ -1,6 +1,6 @@
 """A 3D vision transformer inside windows, and a combiner that lets the windows of a scan meet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -149,21 +149,56 @@ class WindowedViT(ImageEncoder):
 
     def forward(self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> DenseFeatures:
         """Encode volumes of any size."""
-        grid = self.grid(image_hu.shape[1:])
-        valid = self.valid_cells(valid_box, grid)
-        cut = self._cut(image_hu, valid_box, valid)
+        return self._features(*self._encode_windows(image_hu, valid_box))
+
+    def window_tokens(
+        self, image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]
+    ) -> dict[str, Shaped[Tensor, "b ..."]]:
+        """What the local transformer says of every window, at its place in its scan, as named arrays.
+
+        Windows start at a scan's first voxel, so the arrays of a smaller scan filled up with zeros at the far ends are
+        those of the scan in a larger volume. :meth:`from_window_tokens` does the rest.
+        """
+        cut, summaries, cells, valid = self._encode_windows(image_hu, valid_box)
+        arrays = {"summaries": summaries, "cells": cells}
+        placed = {
+            name: torch.index_put(rows.new_zeros(*cut.real.shape, *rows.shape[1:]), (cut.real,), rows)
+            for name, rows in arrays.items()
+        }
+        return {**placed, "real": cut.real, "first": cut.first, "spanned": cut.spanned, "valid": valid}
+
+    def from_window_tokens(self, tokens: Mapping[str, Shaped[Tensor, "b ..."]]) -> DenseFeatures:
+        """The features of the volumes that :meth:`window_tokens` saw."""
+        real = tokens["real"]
+        cut = _Cut(real, tokens["first"], tokens["spanned"])
+        return self._features(cut, tokens["summaries"][real], tokens["cells"][real], tokens["valid"])
+
+    def _encode_windows(self, image_hu: Tensor, valid_box: Tensor) -> tuple["_Cut", Tensor, Tensor, Tensor]:
+        """Where the windows are, their summaries and cells, and which cells of the scans are real."""
+        valid = self.valid_cells(valid_box, self.grid(image_hu.shape[1:]))
+        volumes, cut = self._cut(image_hu, valid_box)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_local):
-            summaries, cells = self._local(cut.volumes)
+            summaries, cells = self._local(volumes)
+        return cut, summaries, cells, valid
+
+    def _features(
+        self,
+        cut: "_Cut",
+        summaries: Float[Tensor, "R C"],
+        cells: Float[Tensor, "R N C"],
+        valid: Bool[Tensor, "b d h w"],
+    ) -> DenseFeatures:
         scan = self._global_view(cut, summaries, cells)
         views = {"global": scan}
         if self.depth_branch != "none":
             views["depth"] = self._depth_view(cut, summaries, cells, valid)
         whole = self._place(cut, cells.unflatten(1, self.inner))  # type: ignore[no-untyped-call]
-        cell_map = whole[:, :, : grid[0], : grid[1], : grid[2]]
+        depth, row, column = valid.shape[1:]
+        cell_map = whole[:, :, :depth, :row, :column]
         return DenseFeatures(cell_map, valid, self.cell_vox, self.offset_vox, scan.summary, views)
 
-    def _cut(self, image_hu: Tensor, valid_box: Tensor, valid: Bool[Tensor, "b d h w"]) -> "_Cut":
-        """The windows of each scan that hold real voxels."""
+    def _cut(self, image_hu: Tensor, valid_box: Tensor) -> tuple[Shaped[Tensor, "R D H W"], "_Cut"]:
+        """HU of the windows that hold real voxels, scan by scan, and where they are."""
         volume = self.padded(image_hu, valid_box)
         lacking = [-size % step for size, step in zip(volume.shape[1:], self.window, strict=True)]
         volume = functional.pad(volume, (0, lacking[2], 0, lacking[1], 0, lacking[0]), value=AIR_HU)
@@ -174,7 +209,7 @@ class WindowedViT(ImageEncoder):
         place = _places(windows.shape[1:4], valid_box.device) - first[:, None, None, None]
         real = ((place >= 0) & (place < count[:, None, None, None])).all(-1)
         kept = windows.flatten(0, 3) if is_exporting() else windows[real]  # a program's shapes depend on no number
-        return _Cut(kept.unflatten(1, self.window), real, first, count)  # type: ignore[no-untyped-call]
+        return kept.unflatten(1, self.window), _Cut(real, first, count)  # type: ignore[no-untyped-call]
 
     def _local(self, volumes: Shaped[Tensor, "R D H W"]) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R N C"]]:
         voxels = self.windows(patches(volumes, self.patch), axis=4).flatten(4)
@@ -236,13 +271,11 @@ class _Cut(NamedTuple):
     """Scans cut into windows.
 
     Attributes:
-        volumes: HU of the ``R`` windows that hold real voxels, scan by scan.
-        real: Which windows of the padded volumes those are.
+        real: Which windows of the padded volumes hold real voxels.
         first: First such window of each scan along ``D H W``.
         spanned: Their number along each axis.
     """
 
-    volumes: Shaped[Tensor, "R D H W"]
     real: Bool[Tensor, "b d h w"]
     first: Int64[Tensor, "b 3"]
     spanned: Int64[Tensor, "b 3"]

@@ -1,7 +1,7 @@
 """What a readout is, and the parts that several are made of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,22 +21,40 @@ class ReadoutContext:
         organs: Label maps on the volumes' voxels, None where no scan of the micro-batch has one.
         organ_voxels: Voxels of each organ in the whole scan, None where unknown: then what is seen is all.
         image_hu: The volumes themselves, as the image encoder got them.
+        tables: What :meth:`once` gave for these scans before, by key, where features are stored and there are neither
+            volumes nor label maps.
     """
 
     spacing_mm: Float64[Tensor, "b 3"]
     organs: UInt8[Tensor, "b D H W"] | None = None
     organ_voxels: Int64[Tensor, "b 256"] | None = None
     image_hu: Shaped[Tensor, "b D H W"] | None = None
-    _made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    tables: Mapping[str, Tensor] | None = None
+    _made: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    def once(self, key: str, make: Callable[[], Float[Tensor, "b ..."]]) -> Float[Tensor, "b ..."]:
         """What ``make`` gives, made by the first readout of this micro-batch that asks for ``key``.
 
-        For what has no gradient and depends on the scans alone, such as counts of label map voxels.
+        For what has no gradient and depends on the scans alone, such as counts of label map voxels. It is what
+        stored features keep of volumes and label maps; so a table starts with the scans, and filling it up with zeros
+        at its far ends, as padding a scan does, must not matter. Scan by scan it must be what it is of several.
+
+        Raises:
+            ConfigError: If the scans are known by stored features that lack it.
         """
         if key not in self._made:
-            self._made[key] = make()
+            if self.tables is not None and key not in self.tables:
+                raise ConfigError(
+                    f"A readout needs '{key}' of each scan, which the stored features lack. Run ctgrounding embed "
+                    "with the readouts of this run, or keep readouts instead of maps."
+                )
+            self._made[key] = make() if self.tables is None else self.tables[key]
         return self._made[key]
+
+    @property
+    def made(self) -> Mapping[str, Tensor]:
+        """What :meth:`once` has given so far, by key."""
+        return self._made
 
 
 @dataclass(frozen=True)

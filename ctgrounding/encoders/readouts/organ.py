@@ -85,10 +85,7 @@ class OrganReadout(Readout):
         if "log_volume" in self.parts:
             found["log_volume"] = _log_ml(seen, context.spacing_mm[scan])
         if "histogram" in self.parts:
-            image_hu = labels.new_zeros(labels.shape) if context.organs is None else volume_of(context)
-            bins = tuple(self.bins_hu.tolist())
-            table = context.once(("histogram", bins), lambda: organ_histograms(image_hu, labels, self.bins_hu))
-            found["histogram"] = table[scan, label]
+            found["histogram"] = self._histograms(labels, context)[scan, label]
         whole = seen if context.organ_voxels is None else context.organ_voxels[scan, label].clamp(min=1)
         return Rows(
             torch.cat([found[part].to(dense.map.dtype) for part in self.parts], dim=-1),
@@ -96,6 +93,13 @@ class OrganReadout(Readout):
             organ_class=label,
             organ_visible=(seen / whole).clamp(max=1).float(),
         )
+
+    def _histograms(self, labels: UInt8[Tensor, "b D H W"], context: ReadoutContext) -> Float[Tensor, "b 256 bins"]:
+        def make() -> Tensor:
+            image_hu = labels.new_zeros(labels.shape) if context.organs is None else volume_of(context)
+            return organ_histograms(image_hu, labels, self.bins_hu)
+
+        return context.once(f"histogram of HU {self.bins_hu.tolist()}", make)
 
     def _pool(self, dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"], context: ReadoutContext) -> "_Pooled":
         cells = dense.map.flatten(2).transpose(1, 2)
@@ -105,11 +109,7 @@ class OrganReadout(Readout):
         classes = int(labels.max()) + 1
         if classes * cells.shape[1] > DENSE_LIMIT:
             return _pool_by_voxels(dense, cells, gains, labels, classes)
-        grid = (dense.cell_vox, dense.map.shape[2:], dense.offset_vox)
-        counts = context.once(
-            ("counts", *(tuple(part) for part in grid)),
-            lambda: organ_weights(labels, grid[0], grid[1], offset_vox=grid[2], classes=classes),
-        )
+        counts = _counts(dense, labels, classes, context).flatten(2)
         voxels = counts.sum(-1)
         present = voxels.any(0).nonzero()[:, 0]
         weights = gains[:, :, None] * counts[:, present].to(cells.dtype)[:, None]
@@ -138,6 +138,19 @@ class _Pooled(NamedTuple):
     weights: Float[Tensor, "b G K"]
     voxels: Float[Tensor, "b K"]
     labels: Int64[Tensor, "K"]
+
+
+def _counts(
+    dense: DenseFeatures, labels: UInt8[Tensor, "b D H W"], classes: int, context: ReadoutContext
+) -> Float[Tensor, "b K d h w"]:
+    """Voxels of each label in each cell."""
+    cell_vox, offset_vox, grid = tuple(dense.cell_vox), tuple(dense.offset_vox), dense.map.shape[2:]
+
+    def make() -> Tensor:
+        counts = organ_weights(labels, cell_vox, grid, offset_vox=offset_vox, classes=classes)
+        return counts.view(*counts.shape[:2], *grid)
+
+    return context.once(f"voxels in cells of {cell_vox} from {offset_vox}", make)
 
 
 def _pool_by_voxels(
