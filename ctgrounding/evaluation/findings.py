@@ -1,29 +1,21 @@
 """Findings asked as pairs of sentences, of the organ in which they lie and of the whole scan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
-from numpy.typing import NDArray
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
 from ctgrounding.errors import BatchError
-from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
-from ctgrounding.evaluation.cases import Cases
-from ctgrounding.evaluation.curves import curves
-from ctgrounding.evaluation.operating import NUMBERS, OperatingPoint, Scored
+from ctgrounding.evaluation.base import Evaluator, Reads, Resampling
+from ctgrounding.evaluation.finding_numbers import FindingNumbers
 from ctgrounding.evaluation.prompts import Ensembles, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.thresholds import Rule
-from ctgrounding.functional.auroc import auroc, average_precision
-from ctgrounding.functional.bootstrap import Interval
 from ctgrounding.types import Batch, Encoded
-
-Area = Callable[..., Float64[np.ndarray, "r Q"]]
 
 
 class ZeroShotFindings(Evaluator):
@@ -144,29 +136,14 @@ class ZeroShotFindings(Evaluator):
         return own.expand(-1, len(self.questions))
 
     def compute(self) -> dict[str, float]:
-        """Macro areas with intervals, and the number of findings that count."""
+        """Macro areas with intervals, calls at thresholds of validation patients, and the findings that count."""
         table = self.rows.table()
-        if not len(table):
-            return {"findings/classes": 0.0}
-        labels, scores = self._cases(table)
-        counted = self._counted(labels["main"])
-        located = counted & np.array([bool(organs) for organs in self._organs])
-        numbers = {
-            "findings/classes": float(counted.sum()),
-            "findings/organ_classes": float(located.sum()),
-            "findings/scans": float(len(table)),
-        }
-        if counted.any():
-            numbers |= self._macro("findings/auroc_macro", scores["main"], labels["main"], counted)
-            numbers |= self._macro("findings/global_auroc_macro", scores["global"], labels["global"], counted)
-            numbers |= self._macro("findings/auprc_macro", scores["main"], labels["main"], counted, average_precision)
-        if located.any():
-            numbers |= self._macro("findings/organ_auroc_macro", scores["main"], labels["main"], located)
-        return numbers | self._judged(table, counted)
+        return self._numbers(table).macro() if len(table) else {"findings/classes": 0.0}
 
     def results(self) -> Mapping[str, Any]:
         """A row a finding with intervals, case numbers and curves, and the protocol."""
         table = self.rows.table()
+        told = self._numbers(table) if len(table) else None
         return {
             "title": "Findings, zero-shot",
             "protocol": {
@@ -179,110 +156,18 @@ class ZeroShotFindings(Evaluator):
                 "thresholds": f"{self.threshold_rule}, chosen on validation patients; so is the map to probabilities",
                 "intervals": self.resampling.described(),
             },
-            "classes": self._class_rows(table) if len(table) else [],
-            "calibration": self._calibration(table) if len(table) else None,
-            "cases": self._comparable(table) if len(table) else [],
+            "classes": [] if told is None else told.rows(),
+            "calibration": None if told is None else told.calibration(),
+            "cases": [] if told is None else told.comparable(),
         }
 
-    def _operating(self) -> OperatingPoint | None:
-        """Thresholds and probabilities by validation patients; None without any."""
-        table = self.validation_table()
-        return OperatingPoint.fitted(self._scored(table), self.threshold_rule) if len(table) else None
-
-    def _scored(self, table: Table) -> Scored:
-        labels, scores = self._cases(table)
-        return Scored(scores["main"], labels["main"], table.array("patient"))
-
-    def _judged(self, table: Table, counted: NDArray[np.bool_]) -> dict[str, float]:
-        point = self._operating()
-        if point is None:
-            return {}
-        among = OperatingPoint(np.where(counted, point.thresholds, np.nan), point.platt, point.patients)
-        numbers = among.judged(NUMBERS, self._scored(table), self.resampling)
-        return {f"findings/{name}": value for name, value in numbers.items()}
-
-    def _calibration(self, table: Table) -> dict[str, Any] | None:
-        point = self._operating()
-        return None if point is None else point.calibration(self._scored(table))
-
-    def _comparable(self, table: Table) -> list[dict[str, Any]]:
-        """Scores and labels of the findings that count, for comparison with another run."""
-        labels, scores = self._cases(table)
-        counted = self._counted(labels["main"])
-        names = [question.name for question, counts in zip(self.questions, counted, strict=True) if counts]
-        return [
-            Cases(
-                f"findings/{name}",
-                "auroc",
-                False,
-                table.keys,
-                table.array("patient"),
-                names,
-                scores[key][:, counted].astype(np.float64),
-                labels[key][:, counted],
-            ).to_json()
-            for name, key in (("auroc", "main"), ("global_auroc", "global"))
-            if counted.any()
-        ]
-
-    def _class_rows(self, table: Table) -> list[dict[str, Any]]:
-        labels, scores = self._cases(table)
-        counted = self._counted(labels["main"])
-        main, whole = (self._interval(scores[key], labels[key]) for key in ("main", "global"))
-        same = auroc(scores["global"], labels["main"])[0]
-        precision = average_precision(scores["main"], labels["main"])[0]
-        point = self._operating()
-        judged = [] if point is None else point.rows(self._scored(table))
-        return [
-            {
-                "name": question.name,
-                "readout": "organ" if question.organs else "global",
-                "organs": list(question.organs),
-                "counts": bool(counted[column]),
-                "positives": int((labels["main"][:, column] == 1).sum()),
-                "negatives": int((labels["main"][:, column] == 0).sum()),
-                "not_visible": int(((labels["main"] == -1) & (labels["global"] != -1))[:, column].sum()),
-                "auroc": float(main.estimate[column]),
-                "auroc_ci": [float(main.low[column]), float(main.high[column])],
-                "auprc": float(precision[column]),
-                "global_auroc": float(whole.estimate[column]),
-                "global_auroc_ci": [float(whole.low[column]), float(whole.high[column])],
-                "global_auroc_same_scans": float(same[column]),
-                "draws_without_value": int(main.undefined[column]),
-                **curves(scores["main"][:, column], labels["main"][:, column]),
-                **(judged[column] if judged else {}),
-            }
-            for column, question in enumerate(self.questions)
-        ]
-
-    def _cases(self, table: Table) -> tuple[dict[str, Int64[np.ndarray, "R Q"]], dict[str, Float[np.ndarray, "R Q"]]]:
-        """Labels and scores of the score that counts (``main``) and of the global readout."""
-        truth, organ, whole = table.array("labels"), table.array("organ"), table.array("global")
-        has_organs = np.array([bool(organs) for organs in self._organs])
-        main = np.where(has_organs, organ, whole)
-        return {"main": np.where(np.isnan(main), -1, truth), "global": truth}, {"main": main, "global": whole}
-
-    def _counted(self, labels: Int64[np.ndarray, "R Q"]) -> NDArray[np.bool_]:
-        fewest = np.minimum((labels == 0).sum(0), (labels == 1).sum(0))
-        counted: NDArray[np.bool_] = fewest >= self.min_cases
-        return counted
-
-    def _macro(
-        self,
-        name: str,
-        scores: Float[np.ndarray, "R Q"],
-        labels: Int64[np.ndarray, "R Q"],
-        counted: NDArray[np.bool_],
-        area: Area = auroc,
-    ) -> dict[str, float]:
-        def macro(weights: Float64[np.ndarray, "r R"]) -> Float64[np.ndarray, "r 1"]:
-            areas: NDArray[np.float64] = area(scores[:, counted], labels[:, counted], weights).mean(1, keepdims=True)
-            return areas
-
-        interval = self.resampling.interval(macro, self.rows.table().array("patient"))
-        limits = bounds(name.removesuffix("_macro"), interval)
-        return {name: float(interval.estimate[0]), **limits}
-
-    def _interval(self, scores: Float[np.ndarray, "R Q"], labels: Int64[np.ndarray, "R Q"]) -> Interval:
-        patients = self.rows.table().array("patient")
-        return self.resampling.interval(lambda weights: auroc(scores, labels, weights), patients)
+    def _numbers(self, table: Table) -> FindingNumbers:
+        chosen_on = self.validation_table()
+        return FindingNumbers(
+            self.questions,
+            table,
+            chosen_on if len(chosen_on) else None,
+            min_cases=self.min_cases,
+            rule=self.threshold_rule,
+            resampling=self.resampling,
+        )

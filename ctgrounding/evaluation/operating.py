@@ -62,6 +62,10 @@ class OperatingPoint:
         thresholds = choose_thresholds(cases.scores, cases.labels, rule)
         return cls(thresholds, fit_platt(cases.scores.ravel(), cases.labels.ravel()), len(np.unique(cases.patients)))
 
+    def among(self, counted: NDArray[np.bool_]) -> "OperatingPoint":
+        """The same with thresholds for some labels only."""
+        return OperatingPoint(np.where(counted, self.thresholds, np.nan), self.platt, self.patients)
+
     def judged(self, numbers: Sequence[str], cases: Scored, resampling: Resampling) -> dict[str, float]:
         """Means over labels, with intervals by patient.
 

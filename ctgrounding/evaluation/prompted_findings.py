@@ -172,8 +172,7 @@ class PromptedFindings(Evaluator):
         point = self._operating(scored)
         if point is None or self.judging is None:
             return {}
-        among = OperatingPoint(np.where(counted, point.thresholds, np.nan), point.platt, point.patients)
-        numbers = among.judged(self.judging.numbers, scored, self.resampling)
+        numbers = point.among(counted).judged(self.judging.numbers, scored, self.resampling)
         return {f"findings/{name}": value for name, value in numbers.items()}
 
     def _operating(self, scored: Scored) -> OperatingPoint | None:

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn import metrics
 
+from ctgrounding import questions
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation import Resampling
 from ctgrounding.evaluation.calibration import Platt, fit_platt, reliability
+from ctgrounding.evaluation.finding_numbers import FindingNumbers
 from ctgrounding.evaluation.operating import NUMBERS, OperatingPoint, Scored
+from ctgrounding.evaluation.rows import Rows
 from ctgrounding.evaluation.thresholds import choose_thresholds, count_calls
 
 
@@ -164,3 +168,35 @@ def test_nothing_to_fit_on_gives_no_numbers():
     assert point.judged(NUMBERS, some, Resampling(resamples=5)) == {"threshold_classes": 0.0, "threshold_patients": 0.0}
     assert point.calibration(some) is None
     assert isinstance(OperatingPoint.fitted(some).platt, Platt)
+
+
+def test_calls_by_the_global_score_have_thresholds_of_their_own():
+    asked = questions.load("phantom")[:3]
+    rng = np.random.default_rng(1)
+
+    def table(patients):
+        labels = rng.integers(0, 2, (60, 3))
+        rows = Rows()
+        rows.add(
+            [f"scan {patients} {row}" for row in range(60)],
+            labels=torch.from_numpy(labels),
+            patient=torch.arange(60),
+            organ=torch.from_numpy(labels + rng.normal(size=(60, 3))),
+            **{"global": torch.from_numpy(10 + labels + 2 * rng.normal(size=(60, 3)))},
+        )
+        return rows.table()
+
+    chosen, judged = table("val"), table("test")
+    few = Resampling(resamples=20)
+    told = FindingNumbers(asked, judged, chosen, min_cases=2, rule="f1", resampling=few)
+    cuts = choose_thresholds(chosen.array("global"), chosen.array("labels"), "f1")
+    expected = [
+        metrics.f1_score(judged.array("labels")[:, q], judged.array("global")[:, q] >= cuts[q]) for q in range(3)
+    ]
+    numbers = told.macro()
+    assert numbers["findings/global_f1_macro"] == pytest.approx(np.mean(expected))
+    assert numbers["findings/f1_macro"] != pytest.approx(np.mean(expected))
+    assert [row["global_threshold"] for row in told.rows()] == cuts.tolist()
+    alone = FindingNumbers(asked, judged, None, min_cases=2, rule="f1", resampling=few)
+    assert "findings/global_f1_macro" not in alone.macro()
+    assert "global_threshold" not in alone.rows()[0]
