@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ctgrounding.errors import ConfigError
 
+_REMEMBERED = 2**28
+"""Bytes of vectors that a process remembers for each folder."""
+
 _ASKED = 500
 """Keys of one question to the database, which takes so many parameters at least."""
 
@@ -34,6 +37,8 @@ class VectorCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._open: dict[tuple[int, str], sqlite3.Connection] = {}
+        self._remembered: dict[tuple[str, bytes], Tensor] = {}
+        self._room = _REMEMBERED
 
     def read(self, weights: str, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, "E"]]:
         """Vectors of those keys that are there.
@@ -45,13 +50,16 @@ class VectorCache:
         Raises:
             ConfigError: If the file is no cache.
         """
-        found: dict[bytes, Tensor] = {}
-        asked = list(dict.fromkeys(keys))
+        here = {key: self._remembered.get((weights, key)) for key in keys}
+        found = {key: vector for key, vector in here.items() if vector is not None}
+        asked = [key for key in here if key not in found]
         for start in range(0, len(asked), _ASKED):
             part = asked[start : start + _ASKED]
             marks = ",".join("?" * len(part))
             rows = self._run(weights, f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part)
-            found |= {key: torch.from_numpy(np.frombuffer(vector, np.float32).copy()) for key, vector in rows}
+            read = {key: torch.from_numpy(np.frombuffer(vector, np.float32).copy()) for key, vector in rows}
+            self._remember(weights, read)
+            found |= read
         return found
 
     def write(self, weights: str, vectors: Mapping[bytes, Float[Tensor, "E"]]) -> None:
@@ -67,8 +75,14 @@ class VectorCache:
         except sqlite3.Error as error:
             raise self._refusal(weights, error) from error
 
+    def _remember(self, weights: str, vectors: Mapping[bytes, Tensor]) -> None:
+        for key, vector in vectors.items():
+            if vector.nbytes <= self._room:
+                self._remembered[weights, key] = vector
+                self._room -= vector.nbytes
+
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "_open": {}}
+        return {"folder": self.folder, "_open": {}, "_remembered": {}, "_room": _REMEMBERED}
 
     def _run(self, weights: str, question: str, values: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
         try:

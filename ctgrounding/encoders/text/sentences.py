@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -108,6 +109,10 @@ class SentenceText(TextEncoder):
         self.sentence = sentence
         self.parts = tuple(parts)
         self.query = LearnedQueries(sentence.width, 1) if "attention" in parts else None
+
+    def keep_vectors(self, folder: str | Path) -> None:
+        """Keep the vectors of sentences, which come back in other reports and in another order."""
+        self.sentence.keep_vectors(folder)
 
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row; every sentence that the rows hold is encoded once."""

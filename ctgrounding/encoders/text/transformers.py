@@ -1,6 +1,5 @@
 """Any text encoder of ``transformers``, by name or local folder, frozen, with LoRA or whole."""
 
-import hashlib
 import json
 import warnings
 from functools import cache
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from ctgrounding.encoders.lora import Lora
 from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
-from ctgrounding.encoders.text.cache import VectorCache, row_keys, weights_digest
 from ctgrounding.errors import ConfigError
-
 
 _ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "special_tokens_map_file")
 """Keys under which transformers notes where files came from."""
@@ -99,9 +96,14 @@ class TransformersText(TextEncoder):
             tower.requires_grad_(False)
         self.tower = _with_adapters(model, tower, lora or Lora()) if tuning == "lora" else tower
         self.attention = TokenAttention(self.width) if pooling == "attention" else None
-        self.cache = None if cache is None else VectorCache(cache)
-        self._digest: str | None = None
-        self.register_load_state_dict_post_hook(_forget_digest)  # type: ignore[no-untyped-call]
+        if cache is not None:
+            self.keep_vectors(cache)
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """Pooling and the tower's configuration."""
+        config: Any = self.tower.config
+        return self.pooling, config.to_json_string()
 
     def train(self, mode: bool = True) -> "TransformersText":
         """Set training mode; a frozen tower stays in evaluation mode."""
@@ -115,34 +117,6 @@ class TransformersText(TextEncoder):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
             states: Tensor = self.tower(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         return pool(states, mask, self.pooling) if self.attention is None else self.attention(states, mask)
-
-    def forward(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
-        """One vector a row; with a cache, only rows that it does not hold are encoded."""
-        if self.cache is None or not len(tokens):
-            return super().forward(tokens, mask)
-        keys = row_keys(tokens, mask)
-        weights = self._weights(tokens.device.type)
-        known = self.cache.read(weights, keys)
-        missing = [row for row, key in enumerate(keys) if key not in known]
-        if missing:
-            made = super().forward(tokens[missing], mask[missing])
-            new = {keys[row]: vector for row, vector in zip(missing, made.cpu().float(), strict=True)}
-            self.cache.write(weights, new)
-            known |= new
-        return torch.stack([known[key] for key in keys]).to(tokens.device, next(self.tower.parameters()).dtype)
-
-    def _weights(self, device: str) -> str:
-        """What the vectors depend on besides the text; hashed once, and anew after other weights are loaded."""
-        if self._digest is None:
-            config: Any = self.tower.config
-            self._digest = weights_digest(self.tower, self.pooling, config.to_json_string())
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else ""
-        return hashlib.sha256(f"{self._digest} {precision}".encode()).hexdigest()
-
-
-def _forget_digest(encoder: nn.Module, _: object) -> None:
-    if isinstance(encoder, TransformersText):
-        encoder._digest = None
 
 
 def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
@@ -172,7 +146,7 @@ def write_text_folder(encoder: TransformersText, folder: Path) -> None:
         folder: A folder to make; ``TransformersText(FOLDER, pretrained=False)`` has the same modules.
     """
     tower: Any = encoder.tower
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     tower.config.save_pretrained(folder)
     _tokenizer(encoder.model).save_pretrained(folder)
     for file in folder.glob("*config.json"):
