@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import tiny_run
@@ -239,6 +240,12 @@ def with_dropout(task, probability=0.3):
 def fit_with(folder, absent, precision, steps, settings):
     """:func:`fit` with keyword arguments."""
     return fit(folder, absent, precision, steps, **settings)
+
+
+def unchecked(folder, steps):
+    """A fit with static_graph, past the check that refuses it."""
+    with patch("ctgrounding.tasks.pretrain.check_trainer"):
+        return fit(folder, "nothing", "64-true", steps, static_graph=True)
 
 
 def refusal(folder):

@@ -81,6 +81,16 @@ def test_static_graph_is_refused(pool, folder):
 
 
 @pytest.mark.slow
+def test_static_graph_gives_right_losses_and_wrong_gradients(folder):
+    """Why it is refused: from the second step on nothing but a comparison of gradients would show it."""
+    wanted, gradient = work.fit(folder, "nothing", "64-true", 2)
+    with RankPool(2) as ranks:
+        for logged, found in ranks.run(work.unchecked, folder, 2, timeout_s=200.0):
+            assert difference(logged, wanted, COMPARED["64-true"]) < LIMITS["64-true"]
+            assert work.worst(found, gradient) > 0.1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["auto", "ddp_fork"])
 def test_command_line_on_two_devices(tmp_path, strategy):
     """The words reach the second rank too, and the log is that of one process."""
