@@ -28,6 +28,7 @@ COMMANDS = {
     ),
     "locate": ("ctgrounding.commands.locate:locate", "Find the depth that a sentence speaks of, with a picture."),
     "search": ("ctgrounding.commands.search:search", "Rank scans of a run by a sentence."),
+    "embed": ("ctgrounding.commands.embed:embed", "Keep what a frozen model makes of scans, to train on it quickly."),
     "evaluate": ("ctgrounding.commands.evaluate:evaluate", "Evaluate saved embeddings as a published protocol does."),
     "compare": ("ctgrounding.commands.compare:compare", "Say where one run is better than another, with intervals."),
     "report": ("ctgrounding.commands.report:report", "Write the result page of a run again."),
@@ -35,6 +36,10 @@ COMMANDS = {
     "import-weights": (
         "ctgrounding.commands.import_weights:import_weights",
         "Map a published checkpoint onto our modules.",
+    ),
+    "export": (
+        "ctgrounding.commands.export:export",
+        "Write a trained model for transformers and others, with its card.",
     ),
     "doctor": ("ctgrounding.commands.doctor:doctor", "Check this installation and say what to mend."),
 }

@@ -1,6 +1,7 @@
 """A trained model for use: scans and sentences to vectors, and sentences to depths."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,11 +254,12 @@ def _load_exported(folder: Path) -> Model:
         raise CheckpointError(f"{folder}: its weights do not fit its config.json. Export it again.") from error
     locating = None if description.locating is None else Use(**description.locating)
     config = {"model": description.encoder, "data": {"evaluation_crop": description.evaluation_crop, "shards": []}}
-    return Model(encoder, locating, config)
+    return Model(encoder, locating, config | {"exported": description})
 
 
 def build(model_config: Mapping[str, Any]) -> VisionLanguageEncoder:
     """An untrained model from the ``model`` part of a run configuration."""
+    model_config = deepcopy(dict(model_config))  # the parser leaves objects of its own in what it is given
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VisionLanguageEncoder, "model")
     parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS if name in model_config}})

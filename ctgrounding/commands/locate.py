@@ -70,6 +70,8 @@ def _from_shards(model: Model, scan_id: str, text: str, shards: list[str] | None
     from ctgrounding.data.shards import Shard, find_shards
 
     folders = shards or model.shard_paths
+    if not folders:
+        raise ConfigError(f"'{scan_id}' is no file, and an exported model names no shards. Name some with --shards.")
     for path in find_shards(folders):
         shard = Shard(path)
         for row, record in enumerate(shard.records):

@@ -80,8 +80,8 @@ class CroppedEncoder(ImageEncoder):
         grid = self.grid(image_hu.shape[1:])
         if is_exporting():
             _assert_whole(image_hu, valid_box)
-            cells = self._encode(image_hu).permute(0, 4, 1, 2, 3)
-            return self.features(cells, self.valid_cells(valid_box, grid))
+            whole = self._encode(image_hu).permute(0, 4, 1, 2, 3)
+            return self.features(whole, self.valid_cells(valid_box, grid))
         volume = outside_to_air(image_hu, valid_box)
         cells: Tensor | None = None
         for group in groups(valid_box, self.align):
