@@ -45,6 +45,7 @@ SETS = {
 MODEL = [
     *("--model.image.init_args.convolutions", "1", "--model.image.init_args.passes", "1"),
     *("--model.image.init_args.patch_hidden", "64", "--model.untrained_baseline", "false"),
+    *("--model.heads.text.disease", "{copy: main}", "--model.objectives.prompts.init_args.text_head", "disease"),
     *("--model.evaluators.findings.init_args.threshold_rule", "f1"),
 ]
 UNUSED = [f"--model.evaluators.{role}=null" for role in ("organs", "abnormality", "pointing", "scans")]
@@ -96,11 +97,14 @@ def fit_and_test(output: Path, name: str, seed: int, sizes: Sizes) -> Path:
     if (run / RESULTS).exists():
         return run
     off = [f"--model.objectives.{role}=null" for role in ROLES if role not in SETS[name]]
+    asked = "disease" if "prompts" in SETS[name] else "main"
     shared = [
         *("--config", "configs/pretrain/phantom.yaml", "--trainer.default_root_dir", str(run)),
         *("--data.shards", str(output / "shards"), "--seed_everything", str(seed)),
         *("--trainer.max_epochs", str(sizes.epochs), "--trainer.limit_val_batches", "0"),
         *("--data.num_workers", "0", *MODEL, *UNUSED, *off),
+        *("--model.evaluators.findings.init_args.image_head", asked),
+        *("--model.evaluators.findings.init_args.text_head", asked),
     ]
     command("fit", *shared, "--trainer.limit_train_batches", str(sizes.batches))
     command("test", *shared)
