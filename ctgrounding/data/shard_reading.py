@@ -132,6 +132,13 @@ class Shard:
         voxels = self._read(row, "organs", start, shape)
         return None if voxels is None else voxels.astype(np.uint8, copy=False)
 
+    def chunk(self, row: int) -> Triple | None:
+        """Voxels of a scan along ``D H W`` that are compressed together; None where nothing is compressed."""
+        place = self.attributes["places"][row]
+        with self._open(f"image of row {row}") as file:
+            chunk: Triple | None = file[group_name(place)]["image"].chunks
+        return chunk
+
     def verify(self, row: int) -> None:
         """Read a whole scan, some planes at a time, and compare it with the hashes of its record.
 

@@ -154,14 +154,25 @@ class SupervisionWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._partial, _SCHEMA, compression="zstd")
         except OSError as error:
-            raise ConfigError(f"Cannot write {self.path}: {error}. Check the folder and its free space.") from error
+            raise self._unwritten(error) from error
         return self
 
+    def _unwritten(self, error: OSError) -> ConfigError:
+        return ConfigError(f"Cannot write {self.path}: {error}. Check the folder and its free space.")
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if kind is None:
+        try:
+            self._finish(is_complete=error is None)
+        except OSError as failure:
+            self._partial.unlink(missing_ok=True)
+            if error is None:
+                raise self._unwritten(failure) from failure
+
+    def _finish(self, *, is_complete: bool) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        if is_complete:
             self._partial.replace(self.path)
         else:
             self._partial.unlink(missing_ok=True)
@@ -171,8 +182,12 @@ class SupervisionWriter:
         if self._writer is None:
             raise ConfigError(f"{self.path} is not open for writing. Use SupervisionWriter in a with block.")
         values = [{**asdict(row), "labels": _named(row.labels)} for row in rows]
-        if values:
+        if not values:
+            return
+        try:
             self._writer.write_table(pa.Table.from_pylist(values, _SCHEMA))
+        except OSError as error:
+            raise self._unwritten(error) from error
 
 
 def read_supervision(path: Path) -> Iterator[ScanSupervision]:

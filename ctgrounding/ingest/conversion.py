@@ -36,7 +36,7 @@ def convert_shards(shards: Sequence[Shard], folder: Path, codec: Codec | None, c
             target = folder / shard.path.name
             wanted: Codec = codec or shard.attributes["codec"]
             if target.exists():
-                _check_same(shard, Shard(target), wanted)
+                _check_same(shard, Shard(target), wanted, chunk)
                 bar.advance(task, len(shard.records))
             else:
                 _convert(shard, target, wanted, chunk or CHUNK, bar, task)
@@ -81,6 +81,15 @@ def _check_names(shards: Sequence[Shard], folder: Path) -> None:
         raise ShardError(f"{folder} already holds other shards ({foreign[0]}, ...). Give an empty folder.")
 
 
-def _check_same(shard: Shard, found: Shard, codec: Codec) -> None:
-    if found.records != shard.records or found.attributes["codec"] != codec:
+def _check_same(shard: Shard, found: Shard, codec: Codec, chunk: Triple | None) -> None:
+    is_same = found.records == shard.records and found.attributes["codec"] == codec
+    if not is_same or not _is_chunked(found, chunk or CHUNK):
         raise ShardError(f"{found.path} is there already and holds something else. Remove it or give another folder.")
+
+
+def _is_chunked(found: Shard, chunk: Triple) -> bool:
+    """Whether a shard's scans are in such chunks: a small scan has smaller ones, one without a codec none."""
+    return all(
+        found.chunk(row) in (None, tuple(min(side, whole) for side, whole in zip(chunk, record.shape, strict=True)))
+        for row, record in enumerate(found.records)
+    )

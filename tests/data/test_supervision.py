@@ -1,5 +1,6 @@
 """Supervision laid over shards: whose words a record then has, and what is refused."""
 
+import resource
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,6 +52,21 @@ def test_a_file_gives_back_what_was_written(shards):
     rows = [row_of(record) for record in records]
     write(folder, rows)
     assert list(read_supervision(folder / "supervision" / "mined.parquet")) == rows
+
+
+@pytest.mark.parametrize("limit", [100, 3000])
+def test_a_full_disk_is_said_and_leaves_no_part_of_a_file(tmp_path, limit):
+    """A limit on the size of files makes the system refuse to write, as a full disk does."""
+    records = [record for path in write_tiny_shards(tmp_path, scans=4) for record in Shard(path).records]
+    rows = [replace(row_of(record), scan_id=f"scan {number}") for number in range(200) for record in records]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"Cannot write .*mined\.parquet.*free space"):
+            write(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "supervision").iterdir()) == []
 
 
 def test_words_come_from_the_file_and_voxels_from_the_shard(shards):

@@ -164,6 +164,9 @@ def test_conversion_keeps_every_scan_and_place(folder, tmp_path, codec, chunk):
     sizes = [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.h5")]
     inspect(str(folder), convert=tmp_path / "out", codec=codec, chunk=chunk)
     assert [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.h5")] == sizes
+    if codec != "none":
+        with pytest.raises(ShardError, match="holds something else"):
+            inspect(str(folder), convert=tmp_path / "out", codec=codec, chunk=(4, 4, 4))
 
 
 def test_conversion_refuses_what_would_lose_or_mix(folder, tmp_path):
