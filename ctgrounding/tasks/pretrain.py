@@ -5,11 +5,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ctgrounding import distributed
+from ctgrounding.encoders.compiling import compile_blocks as compile_tower
 from ctgrounding.encoders.heads import HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.layers import with_prefix
@@ -43,6 +45,7 @@ from ctgrounding.tasks.held_out import HeldOut, leak_numbers
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
+from ctgrounding.tasks.stored import check_frozen, use_stored
 from ctgrounding.tasks.texts import FixedTexts
 from ctgrounding.types import Batch, EncoderDims, Term
 
@@ -72,6 +75,7 @@ class Pretrain(LightningModule):
         image_lora: Adapters of the image encoder, whose own weights are frozen then; null trains it whole.
         freeze: Regular expressions; what they name as a whole, parameters or modules such as
             ``encoder.image.blocks.[0-5]``, is not trained and has no dropout.
+        compile_blocks: Towers, ``image`` and ``text``, whose blocks a fit compiles with ``torch.compile``.
         log_gradient_norms: Whether each logged step also logs each objective's gradient norm at the image and the
             text encoder, as ``train/ROLE/gradient_norm_image``; such a step takes about twice as long.
         untrained_baseline: Whether ``test`` also evaluates the model as it was before training.
@@ -103,6 +107,7 @@ class Pretrain(LightningModule):
         initial_weights: str | None = None,
         image_lora: Lora | None = None,
         freeze: Sequence[str] = (),
+        compile_blocks: Sequence[Literal["image", "text"]] = (),
         log_gradient_norms: bool = False,
         untrained_baseline: bool = True,
         seed: int = 0,
@@ -114,6 +119,7 @@ class Pretrain(LightningModule):
         self.objectives = nn.ModuleDict(made)
         self._roles: dict[str, Objective] = made
         self._frozen = frozen_parts(self, freeze)
+        self._compiled = tuple(compile_blocks)
         self.weights = weights
         self.recipe = optimizer or AdamWCosine()
         self._evaluators = {role: item for role, item in (evaluators or {}).items() if item is not None}
@@ -174,6 +180,9 @@ class Pretrain(LightningModule):
             self.encoder.heads.copy_declared()
             self._count_labels()
             self._fixed = FixedTexts({role: item.fixed_texts() for role, item in self._roles.items()}, self.tokenizer)
+            for tower in self._compiled:
+                names = compile_tower(getattr(self.encoder, tower), self.trainer.strategy.root_device)
+                self._say(f"Compiling {len(names)} blocks of the {tower} tower in the first steps.")
         if stage == "test" and self.untrained_baseline:
             self.evaluation.keep_untrained(copy.deepcopy(self.encoder))
         if stage in ("validate", "test"):
@@ -183,6 +192,9 @@ class Pretrain(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what would train silently wrong weights, and say what will be trained."""
         check_trainer(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
+        check_frozen(self.encoder, data, self.recolour)
+        use_stored(self.encoder, data)
         active = ", ".join(f"{role} x {self.weights[role]}" for role in self._roles)
         if self.trainer.is_global_zero:
             parts = {**dict(self.encoder.named_children()), "objectives": self.objectives}
@@ -228,6 +240,11 @@ class Pretrain(LightningModule):
         self.recipe.use_layers({tower: with_prefix("encoder", names) for tower, names in above.items()})
         optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_validation_start(self) -> None:
+        """See that stored features are this model's, where they stand in the place of volumes; a fit has seen it."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            use_stored(self.encoder, getattr(self.trainer, "datamodule", None))
 
     def on_validation_epoch_start(self) -> None:
         """Start a pass of the evaluators."""

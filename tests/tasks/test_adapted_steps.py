@@ -6,7 +6,9 @@ import adapted_work
 import exact_work as work
 import pytest
 import tiny_run
+import torch
 
+from ctgrounding.encoders.compiling import compile_blocks
 from ctgrounding.testing.ranks import RankPool, simulate_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -54,3 +56,19 @@ def test_two_processes_follow_one(folder):
             for logged, found in pool.run(adapted_work.fit, folder, "nothing", "64-true", 3, parts, timeout_s=300.0):
                 assert [step["train/loss"] for step in logged] == pytest.approx(losses, rel=1e-10)
                 assert work.worst(found, gradient) < 1e-7  # after steps of Adam
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_split_steps_of_compiled_blocks(folder, tower):
+    """Traced only: what is compiled here is replayed, with dropout, and gives the gradients of plain blocks."""
+    task = work.make_task(folder)
+    for block in task.encoder.image.context.blocks:
+        block.mlp.append(torch.nn.Dropout(0.3))
+    compiled = copy.deepcopy(task)
+    compile_blocks(getattr(compiled.encoder, tower), torch.device("cpu"), backend="aot_eager")
+    batch = work.make_batch(work.make_samples(folder, task.tokenizer)[0], task.tokenizer, (work.SCANS,), 0, 2)
+    value, wanted = work.task_step(task, batch)
+    found_value, found = work.task_step(compiled, batch)
+    assert found_value == pytest.approx(value, rel=1e-10)
+    assert work.worst(found, wanted) < 1e-10
