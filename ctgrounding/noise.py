@@ -11,6 +11,7 @@ _WARNINGS = (
     r"LightningCLI's args parameter is intended to run from within Python",
     r"Checkpoint directory .* exists and is not empty",  # a run folder is meant to be resumed
     r"The '\w+_dataloader' does not have many workers",
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # parts that model.freeze names
     r"The number of training batches \(\d+\) is smaller than the logging interval",
 )
 

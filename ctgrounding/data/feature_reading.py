@@ -14,6 +14,7 @@ from torch import Tensor
 from ctgrounding.data.feature_format import (
     FORMAT,
     FORMAT_VERSION,
+    TEXT_FOLDER,
     FeatureAbout,
     FeatureEntry,
     Key,
@@ -122,6 +123,7 @@ class StoredFeatures:
 
     Attributes:
         about: What the features are.
+        text_folder: Folder beside them for the vectors of texts.
 
     Raises:
         ConfigError: If there are none, or shards of several encoders.
@@ -139,6 +141,7 @@ class StoredFeatures:
                 raise ConfigError(
                     f"{shard.path} and {shards[0].path} hold features of different encoders. Embed to two folders."
                 )
+        self.text_folder = self.folder / TEXT_FOLDER
         self._shards = shards
         self._place: dict[Key, tuple[int, int]] = {
             entry.key: (number, row) for number, shard in enumerate(shards) for row, entry in enumerate(shard.entries)

@@ -162,7 +162,8 @@ class ReadoutStem(Stem):
         self, image_hu: Shaped[Tensor, "1 D H W"], valid_box: Int64[Tensor, "1 3 2"], context: ReadoutContext
     ) -> Features:
         """Rows of every readout."""
-        made = self.encoder.encode_volumes(image_hu, valid_box, torch.zeros(1, 3, dtype=torch.float64), context)
+        origin_mm = torch.zeros(1, 3, dtype=torch.float64, device=valid_box.device)
+        made = self.encoder.encode_volumes(image_hu, valid_box, origin_mm, context)
         found: dict[str, Tensor] = {"depth_bins": torch.ones(made.depth_mm.shape[1], dtype=torch.bool)}
         for name, rows in made.rows.items():
             of_organs = rows.organ_class is not None
@@ -192,6 +193,47 @@ STEMS: Mapping[str, Callable[[VisionLanguageEncoder], Stem]] = {
 def stem_digest(stem: Stem) -> str:
     """SHA-256 of every weight before the cut, by name."""
     return weights_digest(nn.ModuleDict({name.replace(".", "/"): part for name, part in stem.parts.items()}))
+
+
+def is_made(name: str, value: Tensor) -> bool:
+    """Whether an array is what a network made in float32, and no table that a readout looks things up in."""
+    return value.dtype == torch.float32 and not name.startswith(_TABLE)
+
+
+def check_rest(
+    stem: Stem,
+    features: Features,
+    image_hu: Shaped[Tensor, "1 D H W"],
+    valid_box: Int64[Tensor, "1 3 2"],
+    context: ReadoutContext,
+) -> None:
+    """See that the rest of a model gives from a scan's features what the whole model gives from the scan.
+
+    Args:
+        stem: The beginning of the model.
+        features: What it made of the scan.
+        image_hu: The scan.
+        valid_box: Half-open box of its real voxels.
+        context: Spacing and label map.
+
+    Raises:
+        ConfigError: If it does not: a readout looks at volumes or label maps past :meth:`ReadoutContext.once`.
+    """
+    origin_mm = torch.zeros(1, 3, dtype=torch.float64, device=valid_box.device)
+    whole = stem.encoder.encode_volumes(image_hu, valid_box, origin_mm, context)
+    cut = stem.rows({name: value[None] for name, value in features.items()}, origin_mm, context)
+    same = whole.depth_mm.shape == cut.depth_mm.shape and torch.allclose(whole.depth_mm, cut.depth_mm)
+    for name, rows in whole.rows.items():
+        values = cut.rows[name].values
+        if (
+            not same
+            or values.shape != rows.values.shape
+            or not torch.allclose(values, rows.values, rtol=1e-4, atol=1e-5)
+        ):
+            raise ConfigError(
+                f"Readout '{name}' reads more of a scan than a map keeps, such as label maps at voxel resolution. Keep "
+                "readouts instead."
+            )
 
 
 def _of_dense(dense: DenseFeatures, prefix: str = "") -> Features:
