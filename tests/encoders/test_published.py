@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from ctgrounding.cli import main
-from ctgrounding.encoders.heads import HeadConfig, Heads, HeadsConfig, ImageHeadConfig
+from ctgrounding.encoders.heads import Head, HeadConfig, Heads, HeadsConfig, ImageHeadConfig
 from ctgrounding.encoders.image.position_table import PositionTable
 from ctgrounding.encoders.image.segresnet import SegResNetEncoder
 from ctgrounding.encoders.image.vit import ViT
@@ -290,6 +290,49 @@ class TestRadFinderNumbers:
         close(found.tensors[name + "weight"], tensors[f"backbone_text.{name}weight"] + 4 * high @ low)
         kept = import_spectre(Checkpoint(tensors), lora_folded=True).text
         assert torch.equal(kept.tensors[name + "weight"], tensors[f"backbone_text.{name}weight"])
+
+
+class TestSpectreNumbers:
+    """Against what the public code made of the same weights: its backbone, its combiner, its heads."""
+
+    expected = load_file(HERE / "agreement" / "spectre.safetensors")
+
+    def imported(self):
+        return import_spectre(Checkpoint(filled(small(spectre_shapes(), reduced_radfinder))))
+
+    def dense(self, found):
+        encoder = loaded(WindowedViT, found, window=[16, 16, 16])
+        volume = torch.full((2, 32, 48, 32), 300, dtype=torch.int16)
+        box = torch.tensor([[[0, 32], [0, 16], [0, 32]], [[0, 16], [0, 48], [0, 16]]])
+        volume[0, :, :16], volume[1, :16, :, :16] = self.expected["input.a"], self.expected["input.b"]
+        with torch.no_grad():
+            return encoder(volume, box)
+
+    def test_windows_and_combiner(self):
+        dense = self.dense(self.imported())
+        close(dense.map[1, :, :4, 4:8, :4].permute(1, 2, 3, 0), self.expected["cells.b"])
+        windows = dense.view("global").map.permute(0, 2, 3, 4, 1)
+        close(windows[0, :, :1], self.expected["combined.a"])
+        close(windows[1, :1, :, :1], self.expected["combined.b"])
+        close(dense.summary, torch.stack([self.expected["summary.a"], self.expected["summary.b"]]))
+
+    def test_scan_and_text_embeddings(self):
+        found = self.imported()
+        rows = GlobalReadout(48, parts=("summary", "mean"))(self.dense(found), ReadoutContext(torch.ones(2, 3))).values
+        for kind, given in (
+            ("image", rows),
+            ("text", torch.stack([self.expected["text.input.a"], self.expected["text.input.b"]])),
+        ):
+            with torch.device("meta"):
+                head = Head(HeadConfig(kind="radfinder", hidden=64, width=32), given.shape[1])
+                head.layers[4] = torch.nn.Linear(64, 16)
+                head.layers[5].direction = torch.nn.Parameter(torch.empty(32, 16))
+            prefix = f"encoder.heads.{kind}_heads.main."
+            ours = {k.removeprefix(prefix): v for k, v in found.weights.items() if k.startswith(prefix)}
+            head.load_state_dict(ours, assign=True)
+            name = {"image": "scan", "text": "text"}[kind]
+            with torch.no_grad():
+                close(head(given), torch.stack([self.expected[f"{name}.a"], self.expected[f"{name}.b"]]))
 
 
 def hlip_checkpoint(width=48):

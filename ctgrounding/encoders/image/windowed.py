@@ -18,7 +18,6 @@ from ctgrounding.errors import ConfigError
 from ctgrounding.types import DenseFeatures
 
 LOCAL_BASE, COMBINER_BASE = 1000.0, 100.0
-COMBINER_EPS = 1e-6
 
 
 class WindowedViT(ImageEncoder):
@@ -55,7 +54,7 @@ class WindowedViT(ImageEncoder):
         freeze_local: Train the combiner only.
         layer_scale: Initial gain of every branch.
         rescale: In training coordinates are rescaled by a factor in ``[1 / rescale, rescale]``.
-        norm_eps: Added to the variance by the local norms: 1e-6 in RadFinder, 1e-5 in SPECTRE.
+        norm_eps: Added to the variance by every norm: 1e-6 in RadFinder, 1e-5 in SPECTRE.
         checkpoint_every: Recompute every so many-th block in backward to save memory; 0 for none.
         windows: Low and high end of each HU window.
         axial_mm: Size of a depth bin that is asked for; another one is refused.
@@ -114,7 +113,7 @@ class WindowedViT(ImageEncoder):
             combiner_depth,
             heads,
             **shared,
-            eps=COMBINER_EPS,
+            eps=norm_eps,
             base=COMBINER_BASE,
             checkpoint_every=checkpoint_every,
         )
