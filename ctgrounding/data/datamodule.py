@@ -12,6 +12,7 @@ from torch import Tensor
 from ctgrounding import questions
 from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
+from ctgrounding.data.buckets import Buckets, bucketed
 from ctgrounding.data.collate import Collate
 from ctgrounding.data.dataset import Recipe, ScanDataset, Tokenizer
 from ctgrounding.data.feature_reading import StoredFeatures
@@ -55,6 +56,8 @@ class ShardDataModule(LightningDataModule):
         features: Folder that ``ctgrounding embed`` wrote: training and validation take what a frozen part of the model
             made of each scan from there and read no voxels. Testing and prediction do.
         shares: Shares of training by what supervises a scan: masks, snippets, both, neither; what there is if null.
+        buckets: Puts scans of like size into one forward pass or step, where the crop leaves an axis open; null for
+            the order as it is drawn.
         last_batch: ``drop`` or ``wrap`` the scans that do not fill the last training batch of an epoch.
         seed: Key of everything random here.
         on_error: What a damaged scan does: ``raise`` stops the run, ``skip`` leaves it out and counts it.
@@ -63,6 +66,9 @@ class ShardDataModule(LightningDataModule):
         worker_start: ``fork``, ``spawn`` or ``forkserver``; the platform's default if null.
         dev_fraction: Share of the training patients that training leaves out, by a hash of their ids: split ``dev``,
             to choose a model on.
+        train_fraction: Share of the training patients (without those of ``dev``) that are trained on, at least one;
+            more of them with a larger share, never others.
+        train_fraction_seed: Which patients those are.
         train_split: Split to train on.
         val_split: Split to validate on.
         test_split: Split to test on.
@@ -94,6 +100,7 @@ class ShardDataModule(LightningDataModule):
         supervision: str | None = None,
         features: str | None = None,
         shares: Shares | None = None,
+        buckets: Buckets | None = None,
         last_batch: Literal["drop", "wrap"] = "drop",
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
@@ -101,6 +108,8 @@ class ShardDataModule(LightningDataModule):
         prefetch: int = 2,
         worker_start: Literal["fork", "spawn", "forkserver"] | None = None,
         dev_fraction: float = 0.0,
+        train_fraction: float = 1.0,
+        train_fraction_seed: int = 0,
         train_split: SplitName = "train",
         val_split: SplitName = "val",
         test_split: SplitName = "test",
@@ -113,6 +122,15 @@ class ShardDataModule(LightningDataModule):
             raise ConfigError(f"data.dev_fraction is {dev_fraction}; a share of training patients lies in [0, 1).")
         if not dev_fraction and "dev" in (train_split, val_split, test_split, predict_split):
             raise ConfigError("A split is dev, but data.dev_fraction is 0. Give the share of training patients for it.")
+        if not 0.0 < train_fraction <= 1.0:
+            raise ConfigError(f"data.train_fraction is {train_fraction}; a share of training patients lies in (0, 1].")
+        if train_fraction < 1 and train_split != "train":
+            raise ConfigError(
+                f"data.train_fraction takes patients of the split train, but data.train_split is {train_split}. "
+                "Remove one of the two."
+            )
+        if buckets is not None:
+            buckets.check(batch_size, micro_batch_size, crop or Crop(), shares is not None)
         for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
             if size is not None and size < 1:
                 raise ConfigError(f"data.{name} is {size}; it must be at least 1.")
@@ -122,6 +140,8 @@ class ShardDataModule(LightningDataModule):
         self.seed = seed
         self._sources = Sources(shards, supervision, shares)
         self._dev_fraction = dev_fraction
+        self._train_fraction, self._train_fraction_seed = train_fraction, train_fraction_seed
+        self._buckets = buckets
         self._features_folder = features
         self.features: StoredFeatures | None = None
         self._label_names = label_names
@@ -151,7 +171,8 @@ class ShardDataModule(LightningDataModule):
     def index(self) -> ScanIndex:
         """All scans of all sources and splits."""
         if self._index is None:
-            self._index = self._sources.load().with_dev(self._dev_fraction)
+            whole = self._sources.load().with_dev(self._dev_fraction)
+            self._index = whole.with_train_fraction(self._train_fraction, self._train_fraction_seed)
         return self._index
 
     @property
@@ -213,7 +234,9 @@ class ShardDataModule(LightningDataModule):
         """Batches of this rank's share of each training step."""
         scans = self.index.of_split(self._splits["train"])
         sources = self._sources.training(scans, self._one_scan_per_study)
-        sampler = TrainingSampler(sources, self.batch_size, self.seed, self._last_batch)
+        sampler: Sampler = TrainingSampler(sources, self.batch_size, self.seed, self._last_batch)
+        if self._buckets is not None:
+            sampler = self._bucketed(sampler, scans, self._buckets)
         return self._loader("train", scans, sampler, self._training)
 
     def val_dataloader(self) -> StepLoader:
@@ -286,6 +309,14 @@ class ShardDataModule(LightningDataModule):
 
     def _begin(self) -> Position:
         return self._progress.begin(self.trainer, self._loaders["train"])
+
+    def _bucketed(self, sampler: Sampler, scans: ScanIndex, buckets: Buckets) -> Sampler:
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        micro = self.micro_batch_size or -(-self.batch_size // world_size)
+        buckets.check_ranks(self.batch_size, micro, world_size)
+        made, (before, after) = bucketed(sampler, scans, self._training.crop, buckets, micro, self.seed)
+        _log.info("Padding is %.1f %% of an epoch's voxels; without data.buckets %.1f %%.", 100 * after, 100 * before)
+        return made
 
     def _evaluation_loader(self, stage: str) -> StepLoader:
         scans = self.index.of_split(self._splits[stage])

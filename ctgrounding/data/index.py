@@ -107,6 +107,26 @@ class ScanIndex:
         )
         return replace(self, columns={**self.columns, "split": splits})
 
+    def with_train_fraction(self, fraction: float, seed: int) -> "ScanIndex":
+        """The same scans with the other training patients as split ``unused``.
+
+        Patients are put in an order by a hash of seed and id, and the first ones are taken: so the patients of a
+        smaller share are among those of a larger one.
+
+        Args:
+            fraction: Share of the training patients, in (0, 1]; at least one is taken.
+            seed: Of the order.
+        """
+        rows = list(zip(self.columns["split"], self.columns["dataset"], self.columns["patient_id"], strict=True))
+        patients = {(dataset, patient) for split, dataset, patient in rows if split == "train"}
+        order = sorted(patients, key=lambda key: (stable_hash("train fraction", seed, *key), key))
+        taken = set(order[: max(1, round(fraction * len(order)))])
+        splits = tuple(
+            "unused" if split == "train" and (dataset, patient) not in taken else split
+            for split, dataset, patient in rows
+        )
+        return replace(self, columns={**self.columns, "split": splits})
+
     def of_split(self, split: Split | Literal["dev", "all"]) -> "ScanIndex":
         """The scans of one split, or all."""
         return self.take([i for i, name in enumerate(self.columns["split"]) if split in (name, "all")])
