@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.exported import ImageTower, tower_outputs, write_folder
@@ -51,8 +50,8 @@ class CTGroundingConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
         super().__init__(**kwargs)
 
 
-@dataclass
-class CTGroundingOutput(ModelOutput):  # type: ignore[misc]
+@dataclass(frozen=True)
+class CTGroundingOutput:
     """What a call gives.
 
     Attributes:

@@ -98,7 +98,7 @@ def write_folder(encoder: VisionLanguageEncoder, description: Description, folde
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / CODE).write_text(_CODE, encoding="utf-8")
-    metadata = {"format": "pt", "licence": description.licence, "ctgrounding": description.version}
+    metadata = {"format": "pt", "licence": description.licence}
     save_file(_separate(encoder), folder / WEIGHTS, metadata=metadata)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes a file that nobody else may read
     for part in encoder.text.modules():
