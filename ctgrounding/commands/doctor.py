@@ -74,6 +74,19 @@ def _devices() -> tuple[bool, str, str]:
     return True, f"{torch.cuda.device_count()} x {', '.join(sorted(names))}", ""
 
 
+def _convolutions() -> tuple[bool, str, str]:
+    """3D convolutions in bfloat16 on the first CUDA device; wrong ones are a failure, slow ones a warning."""
+    import torch
+
+    from ctgrounding.encoders.image.conv_trial import try_convolutions
+
+    if not torch.cuda.is_available():
+        return True, "not tried: no CUDA device", ""
+    trial = try_convolutions(torch.device("cuda", 0))
+    result = f"error {100 * trial.error:.1f} %, {trial.slowdown:.1f} x the time of float32"
+    return trial.is_right, result, trial.advice()
+
+
 def _import_order() -> tuple[bool, str, str]:
     """Whether ``import lightning`` works when it comes before ``import ctgrounding``; a warning, not a failure."""
     command = [sys.executable, "-c", "import lightning.pytorch"]
@@ -99,6 +112,7 @@ _CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "libraries": _versions,
     "shard codec": _codec,
     "devices": _devices,
+    "bfloat16 3D convolution": _convolutions,
     "import order": _import_order,
     "'lightning' command": _lightning_command,
 }

@@ -70,8 +70,8 @@ class Buckets:
         if self.group == "micro_batch" and batch_size % (micro_batch_size * world_size):
             raise ConfigError(
                 f"data.buckets fills micro-batches, but {batch_size} scans on {world_size} ranks are no whole "
-                f"number of micro-batches of {micro_batch_size}. Change data.micro_batch_size, or set data.buckets.group "
-                "to step."
+                f"number of micro-batches of {micro_batch_size}. Change data.micro_batch_size, or set "
+                "data.buckets.group to step."
             )
 
 

@@ -21,6 +21,7 @@ from ctgrounding import distributed
 from ctgrounding.encoders.compiling import compile_blocks as compile_tower
 from ctgrounding.encoders.heads import HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.image.conv_trial import check_convolutions
 from ctgrounding.encoders.layers import with_prefix
 from ctgrounding.encoders.lora import Lora, named_as_adapted
 from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
@@ -192,6 +193,9 @@ class Pretrain(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what would train silently wrong weights, and say what will be trained."""
         check_trainer(self.trainer)
+        device, precision = self.trainer.strategy.root_device, str(self.trainer.precision)
+        if (advice := check_convolutions(self.encoder.image, precision, device)) and self.trainer.is_global_zero:
+            log.warning(advice)
         data = getattr(self.trainer, "datamodule", None)
         check_frozen(self.encoder, data, self.recolour)
         use_stored(self.encoder, data)
@@ -225,7 +229,7 @@ class Pretrain(LightningModule):
             seen.append((term_names(terms), balanced))
             return balanced.loss
 
-        loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split)
+        loss = step_loss(work.segments, loss_of, self.parameters(), replay=work.is_split, is_frozen=work.is_frozen)
         norms = {} if probe is None else probe.norms(work.segments)
         self._record(*seen[0], weights, batch, len(texts.tokens), norms)
         return loss
