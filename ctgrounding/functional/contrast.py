@@ -55,12 +55,20 @@ class Pairing:
     own: int
 
     def positives_and_excluded(
-        self, rows: slice, block: int, columns: slice
+        self, rows: slice | Tensor, block: int, columns: slice | Tensor
     ) -> tuple[Positives, Bool[Tensor, "r c"] | None]:
-        """Where a tile has positive pairs and where excluded ones, None for nowhere. A pair in both is excluded."""
-        if self.image is None or self.text is None:
+        """Where a tile has positive pairs and where excluded ones, None for nowhere. A pair in both is excluded.
+
+        Args:
+            rows: Image rows of the tile; without ids a slice, as ``columns``.
+            block: Rank of its texts.
+            columns: Which of them.
+        """
+        if isinstance(rows, slice) and isinstance(columns, slice) and (self.image is None or self.text is None):
             return self._diagonal(rows, block, columns), None
-        one, other = self.image[rows, None], self.text[block, columns]
+        if self.image is None or self.text is None:
+            raise ConfigError("Rows without ids pair up by place, so a tile of them is a span.")
+        one, other = self.image[rows][:, None], self.text[block, columns]
         positive = (one[..., 0] == other[:, 0]) & (one[..., 0] >= 0)
         excluded = one[..., 1] != other[:, 1]
         if self.duplicates != "negative":

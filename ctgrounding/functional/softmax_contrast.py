@@ -1,5 +1,9 @@
 """Softmax contrast (InfoNCE) over all ranks' texts, with the interface of the sigmoid one."""
 
+from collections.abc import Iterator, Sequence
+from math import ceil
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +12,8 @@ from ctgrounding.functional.contrast import Duplicates, Problem, RowIds, contras
 from ctgrounding.types import Term
 
 TILE_ROWS, TILE_LOGITS = 512, 2**22
+SUBSET_ROWS, SUBSET_TILES = 64, 16
+"""Least rows of a tile, and most tiles, where rows are compared within subsets."""
 
 
 def softmax_contrast(
@@ -56,20 +62,48 @@ def softmax_contrast(
 def _sweep(problem: Problem) -> tuple[Tensor, Tensor]:
     total, count = problem.bias_gradient.new_zeros(()), problem.bias_gradient.new_zeros(())
     blocks = [(block, texts.to(problem.image.dtype)) for block, texts in problem.texts.blocks()]
-    columns = max(1, sum(problem.texts.counts))
-    for rows in spans(len(problem.image), max(1, min(TILE_ROWS, TILE_LOGITS // columns))):
-        part, weight = _rows(problem, rows, blocks)
+    for tile in _tiles(problem, blocks):
+        part, weight = _rows(problem, tile, blocks)
         total += part
         count += weight
     return total, count
 
 
-def _rows(problem: Problem, rows: slice, blocks: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+class _Tile(NamedTuple):
+    """Some image rows, and of each block of texts those that one of them may be compared with."""
+
+    rows: slice | Tensor
+    columns: Sequence[slice | Tensor]
+
+
+def _tiles(problem: Problem, blocks: Sequence[tuple[int, Tensor]]) -> Iterator[_Tile]:
+    """All rows, some at a time. Rows of few subsets stand together, beside the texts of these subsets alone."""
+    rows, pairing = len(problem.image), problem.pairing
+    most = max(1, min(TILE_ROWS, TILE_LOGITS // max(1, sum(len(texts) for _, texts in blocks))))
+    if pairing.image is None or pairing.text is None or rows <= SUBSET_ROWS or _is_one(pairing.image[:, 1]):
+        yield from (_Tile(part, [slice(0, len(texts)) for _, texts in blocks]) for part in spans(rows, most))
+        return
+    kinds, order = pairing.image[:, 1].sort(stable=True)
+    others = [pairing.text[block, : len(texts), 1] for block, texts in blocks]
+    for part in spans(rows, min(most, max(SUBSET_ROWS, ceil(rows / SUBSET_TILES)))):
+        lowest, highest = kinds[part][0], kinds[part][-1]
+        columns = [((other >= lowest) & (other <= highest)).nonzero()[:, 0] for other in others]
+        if any(len(places) for places in columns):
+            yield _Tile(order[part], columns)
+
+
+def _is_one(subsets: Tensor) -> bool:
+    return bool((subsets == subsets[0]).all())
+
+
+def _rows(problem: Problem, tile: _Tile, blocks: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
     """Sum and weight of some image rows against every text; their gradient goes where the problem collects it."""
-    logits, positive, compared = _logits(problem, rows, blocks)
+    image = problem.image[tile.rows]
+    shown_texts = [(block, texts[columns]) for (block, texts), columns in zip(blocks, tile.columns, strict=True)]
+    logits, positive, compared = _logits(problem, tile, image, shown_texts)
     positives = positive.sum(1)
     says = (positives > 0) & (compared.sum(1) > positives)
-    weight = says.to(logits.dtype) if problem.weight is None else torch.where(says, problem.weight[rows], 0.0)
+    weight = says.to(logits.dtype) if problem.weight is None else torch.where(says, problem.weight[tile.rows], 0.0)
     lowest = torch.finfo(logits.dtype).min / 2
     shown = logits.masked_fill(~compared, lowest)
     aim = positive / positives.clamp(min=1)[:, None]
@@ -78,26 +112,34 @@ def _rows(problem: Problem, rows: slice, blocks: list[tuple[int, Tensor]]) -> tu
     if problem.wants_gradient:
         gradient = (shown.softmax(1) - aim).mul_(weight[:, None])
         start = 0
-        for block, texts in blocks:
+        for (block, texts), columns in zip(shown_texts, tile.columns, strict=True):
             part = gradient[:, start : start + len(texts)]
             start += len(texts)
             if problem.image_gradient is not None:
-                problem.image_gradient[rows].addmm_(part, texts)
+                _add_product(problem.image_gradient, tile.rows, part, texts)
             if problem.text_gradient is not None:
-                problem.text_gradient[block, : len(texts)].addmm_(part.T, problem.image[rows])
+                _add_product(problem.text_gradient[block], columns, part.T, image)
     return total, weight.sum(dtype=torch.float64)
 
 
-def _logits(problem: Problem, rows: slice, blocks: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _add_product(target: Tensor, rows: slice | Tensor, left: Tensor, right: Tensor) -> None:
+    if isinstance(rows, slice):
+        target[rows].addmm_(left, right)
+    else:
+        target.index_add_(0, rows, left @ right)
+
+
+def _logits(
+    problem: Problem, tile: _Tile, image: Tensor, blocks: list[tuple[int, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of every text, which are positives, and which are compared at all."""
-    image = problem.image[rows] * problem.scale
+    image = image * problem.scale
     logits, positives, comparisons = [], [], []
-    for block, texts in blocks:
-        tile = image @ texts.T
-        columns = slice(0, len(texts))
-        positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns)
-        compared = torch.ones_like(tile, dtype=torch.bool) if excluded is None else ~excluded
-        logits.append(tile)
+    for (block, texts), columns in zip(blocks, tile.columns, strict=True):
+        cosines = image @ texts.T
+        positive, excluded = problem.pairing.positives_and_excluded(tile.rows, block, columns)
+        compared = torch.ones_like(cosines, dtype=torch.bool) if excluded is None else ~excluded
+        logits.append(cosines)
         if isinstance(positive, Tensor):
             positives.append(positive & compared)
         else:

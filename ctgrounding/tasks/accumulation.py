@@ -22,7 +22,12 @@ LossOf = Callable[[list[Outputs]], Tensor]
 
 
 def step_loss(
-    segments: Sequence[Segment], loss_of: LossOf, parameters: Iterable[nn.Parameter], *, replay: bool
+    segments: Sequence[Segment],
+    loss_of: LossOf,
+    parameters: Iterable[nn.Parameter],
+    *,
+    replay: bool,
+    is_frozen: bool = False,
 ) -> Tensor:
     """The loss of a step, with all gradients but those that the caller's backward brings.
 
@@ -36,16 +41,18 @@ def step_loss(
         loss_of: Takes the outputs of all segments.
         parameters: All parameters of the model.
         replay: Whether only the last segment's graph may be in memory.
+        is_frozen: Whether the segments have nothing to train, on any rank; then they are run once, without graph.
 
     Returns:
         A scalar with the value of the loss.
     """
+    replay = replay and not is_frozen
     outputs = []
     for segment in segments:
-        with torch.set_grad_enabled(not replay or segment is segments[-1]):
+        with torch.set_grad_enabled(not is_frozen and (not replay or segment is segments[-1])):
             outputs.append(segment())
         torch.clear_autocast_cache()  # weights cast without gradient would be reused where one is needed
-    leaves = [tuple(_leaf(output) for output in group) for group in outputs]
+    leaves = [tuple(_leaf(output, not is_frozen) for output in group) for group in outputs]
     loss = loss_of(leaves)
     if loss.requires_grad:
         torch.autograd.backward(loss)
@@ -70,9 +77,9 @@ def zero_of(parameters: Iterable[nn.Parameter]) -> Tensor:
     return total
 
 
-def _leaf(output: Tensor) -> Tensor:
+def _leaf(output: Tensor, has_gradient: bool) -> Tensor:
     leaf = output.detach()
-    return leaf.requires_grad_() if leaf.is_floating_point() else leaf
+    return leaf.requires_grad_() if has_gradient and leaf.is_floating_point() else leaf
 
 
 def _surrogate(outputs: Outputs, leaves: Outputs) -> Tensor:

@@ -46,6 +46,12 @@ class StepWork:
         return len(self._filled()) > 1 or len(self._text_rows()) > 1
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether nothing before the heads is trained."""
+        parts = (self.encoder.image, self.encoder.text, self.encoder.readouts)
+        return not any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+    @property
     def segments(self) -> list[Segment]:
         """Text passes, then one pass for each micro-batch that has volumes; an empty rank has text passes only."""
         texts = [partial(self._encode_texts, number, rows) for number, rows in enumerate(self._text_rows())]

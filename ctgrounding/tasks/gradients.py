@@ -53,7 +53,7 @@ class GradientProbe:
             loss = balance({role: by_name}, weights).loss
             gradients: Iterator[Tensor | None] = (
                 iter(torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True))
-                if loss.requires_grad
+                if loss.requires_grad and leaves
                 else itertools.repeat(None)
             )
             self._pulls[role] = [
