@@ -65,7 +65,9 @@ def layers_above(tower: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     for name, _ in tower.named_parameters():
         place = next((place for place, layer in enumerate(layers) if _is_in(name, layer)), None)
         if place is None:
-            raise ConfigError(f"{type(tower).__name__}.layers() leaves out '{name}'. Name it, or a part that holds it.")
+            raise ConfigError(
+                f"{type(tower).__name__}.ordered_layers() leaves out '{name}'. Name it, or a part that holds it."
+            )
         above[name] = len(layers) - 1 - place
     return above
 

@@ -73,7 +73,10 @@ class VisionLanguageEncoder(nn.Module):
 
     def layers_above(self) -> dict[str, dict[str, int]]:
         """For each tower how many of its layers lie between a parameter and its output, by name in this module."""
-        image, text = layers_above(self.image, self.image.layers()), layers_above(self.text, self.text.layers())
+        image, text = (
+            layers_above(self.image, self.image.ordered_layers()),
+            layers_above(self.text, self.text.ordered_layers()),
+        )
         return {"image": with_prefix("image", image), "text": with_prefix("text", text)}
 
     def encode_volumes(

@@ -212,7 +212,7 @@ def test_decay_of_weights_is_kept_beside_rates_by_layer(tmp_path):
 
 def test_layers_of_the_windowed_vit():
     tower = WindowedViT(window=(8, 32, 32), width=24, depth=2, heads=2, combiner_depth=2)
-    above = layers_above(tower, tower.layers())
+    above = layers_above(tower, tower.ordered_layers())
     by_hand = {
         "embed": 6, "local.summary": 6, "local.blocks.0": 5, "local.blocks.1": 4, "local.norm": 3, "window_in": 3,
         "depth_in": 3, "combiner.summary": 3, "combiner.blocks.0": 2, "combiner.blocks.1": 1, "combiner.norm": 0,
@@ -228,7 +228,7 @@ def test_layers_of_text_towers_with_and_without_adapters(tmp_path):
     from ctgrounding.encoders.text.transformers import _with_adapters
 
     plain = OpenClipText(width=16, layers=3, heads=2, context_length=8)
-    above = layers_above(plain, plain.layers())
+    above = layers_above(plain, plain.ordered_layers())
     assert above["tower.token_embedding.weight"] == above["tower.positional_embedding"] == 4
     assert above["tower.transformer.resblocks.0.attn.in_proj_weight"] == 3
     assert above["tower.ln_final.weight"] == 0
@@ -259,12 +259,12 @@ def test_a_wrong_decay(decay, said):
 
 def test_an_encoder_that_leaves_a_parameter_out():
     class Forgetful(OpenClipText):
-        def layers(self):
+        def ordered_layers(self):
             return [("tower.transformer",)]
 
     tower = Forgetful(width=16, layers=1, heads=2, context_length=8)
     with pytest.raises(ConfigError, match=r"Forgetful.layers\(\) leaves out 'tower.positional_embedding'"):
-        layers_above(tower, tower.layers())
+        layers_above(tower, tower.ordered_layers())
 
 
 # Adapters

@@ -119,7 +119,7 @@ class ImageEncoder(nn.Module, ABC):
         """Whether the encoder gives one vector a scan besides its map."""
         return self._has_summary
 
-    def layers(self) -> list[Layer]:
+    def ordered_layers(self) -> list[Layer]:
         """Names of its parts from the input to the output, for rates that fall by layer.
 
         By default :func:`ctgrounding.encoders.layers.numbered_layers`; override it where parts are registered in

@@ -132,7 +132,7 @@ class WindowedViT(ImageEncoder):
         depth, row, column = self.window
         return float(depth), float(row), float(column)
 
-    def layers(self) -> list[Layer]:
+    def ordered_layers(self) -> list[Layer]:
         """Patches, local blocks, what feeds the combiner, the combiner's blocks, its norm."""
         between: Layer = ("local.norm", "window_in", "depth_in", "combiner.summary")
         local = [(f"local.blocks.{place}",) for place in range(len(self.local.blocks))]

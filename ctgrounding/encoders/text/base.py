@@ -74,7 +74,7 @@ class TextEncoder(nn.Module, ABC):
         """What makes the rows that :meth:`forward` takes."""
         return self._tokenizer
 
-    def layers(self) -> list[Layer]:
+    def ordered_layers(self) -> list[Layer]:
         """Names of its parts from the input to the output, for rates that fall by layer."""
         return numbered_layers(self)
 
