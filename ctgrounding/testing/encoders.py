@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.testing.encoder_readouts import readout_differences
 from ctgrounding.types import DenseFeatures
 
 GRID_TOLERANCE_MM = 1e-3
@@ -33,7 +34,8 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
 
     What is checked, on volumes of a few cells on the CPU: the map lies where ``cell_vox`` and ``offset_vox`` say,
     to 0.001 mm, by moving a bright slab through the volume; valid cells are those that hold real voxels;
-    padding, and what stands in it, changes nothing; a batch equals its scans one by one; other sizes work;
+    padding, and what stands in it, changes nothing; a batch equals its scans one by one; readouts of the features
+    equal slow loops over cells and voxels, whatever stands in cells that are not valid; other sizes work;
     gradients are finite and reach every trainable parameter; a state dict carries everything; bfloat16
     autocast stays near float32; there are no batch statistics.
 
@@ -57,9 +59,18 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     encoder = make().eval()
     depth, row, column = (round(count * vox) for count, vox in zip(cells, encoder.cell_vox, strict=True))
     subject = _Subject(encoder, make, (depth, row, column))
-    breaches = [f"{check.__name__.removeprefix('_check_')}: {said}" for check in _CHECKS for said in check(subject)]
+    breaches: list[str] = []
+    failure: Exception | None = None
+    for check in _CHECKS:
+        name = check.__name__.removeprefix("_check_")
+        try:
+            breaches += [f"{name}: {said}" for said in check(subject)]
+        except Exception as error:  # whatever an author's code may raise is a breach, and the other checks go on
+            breaches.append(f"{name}: the encoder raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            failure = failure or error
     if breaches:
-        raise AssertionError(f"{type(encoder).__name__} breaks the contract of image encoders:\n" + "\n".join(breaches))
+        said = f"{type(encoder).__name__} breaks the contract of image encoders:\n" + "\n".join(breaches)
+        raise AssertionError(said) from failure
 
 
 def _check_grid(subject: _Subject) -> Iterator[str]:
@@ -85,7 +96,7 @@ def _check_grid(subject: _Subject) -> Iterator[str]:
 def _grid_along(subject: _Subject, axis: int, name: str) -> Iterator[str]:
     encoder = subject.encoder
     vox, offset, mm = encoder.cell_vox[axis], encoder.offset_vox[axis], encoder.spacing_mm[axis]
-    found = _centres(subject, axis)
+    found, hint = _centres(subject, axis)
     if not found:
         yield f"no cell along {name} responds to what is inside the volume alone; give more cells."
     slack_mm = GRID_TOLERANCE_MM + (0.0 if vox.is_integer() else mm / 2)
@@ -94,25 +105,26 @@ def _grid_along(subject: _Subject, axis: int, name: str) -> Iterator[str]:
         if error_mm > slack_mm:
             yield (
                 f"cell {cell} along {name} is declared at voxel {offset + cell * vox:g} but sees voxel {centre:g} in "
-                f"its middle, {error_mm:.3f} mm away."
+                f"its middle, {error_mm:.3f} mm away.{hint}"
             )
             return
 
 
-def _centres(subject: _Subject, axis: int) -> dict[int, float]:
-    """Middle of what each inner cell along an axis sees, in voxels."""
+def _centres(subject: _Subject, axis: int) -> tuple[dict[int, float], str]:
+    """Middle of what each inner cell along an axis sees, in voxels; and what to try where that is not sure."""
     bare = _responses(_without_norms(subject.encoder), subject.shape, axis) > 0
     fields = {cell: seen for cell, seen in enumerate(bare.T) if seen.any() and not seen[0] and not seen[-1]}
     if fields and len({tuple(seen.tolist()) for seen in fields.values()}) == len(fields):
-        return {cell: _middle(seen) for cell, seen in fields.items()}
+        return {cell: _middle(seen) for cell, seen in fields.items()}, ""
+    hint = " No field of view fits into this volume; where it is bounded, give more cells."
     others = [subject.make().eval() for _ in range(_DRAWS)]
     responses = torch.stack([_responses(other, subject.shape, axis) for other in others])
     responses = (responses / responses.sum((1, 2), keepdim=True)).mean(0)
     if subject.encoder.cell_vox[axis] == 1:
-        return _at_strongest_lag(responses)
+        return _at_strongest_lag(responses), hint
     strongest = responses.argmax(1)
     inner = range(1, int(strongest.max()))
-    return {cell: _middle(strongest == cell) for cell in inner if bool((strongest == cell).any())}
+    return {cell: _middle(strongest == cell) for cell in inner if bool((strongest == cell).any())}, hint
 
 
 def _at_strongest_lag(responses: Float[Tensor, "voxels voxels"]) -> dict[int, float]:
@@ -171,11 +183,11 @@ def _check_padding(subject: _Subject) -> Iterator[str]:
             inner = torch.where(view.valid[:, None], inner, 0)
             expected = torch.where(view.valid[:, None], view.map, 0)
             error = _relative(inner, expected)
-            if error > SAME_TOLERANCE:
+            if not error <= SAME_TOLERANCE:
                 yield f"padding {label} changes cells{_of(name)} by {error:.1e} (relative)."
             if found.summary is not None and view.summary is not None:
                 error = _relative(found.summary, view.summary)
-                if error > SAME_TOLERANCE:
+                if not error <= SAME_TOLERANCE:
                     yield f"padding {label} changes the summary{_of(name)} by {error:.1e} (relative)."
 
 
@@ -202,9 +214,19 @@ def _check_batch(subject: _Subject) -> Iterator[str]:
         for name, view in _parts(alone):
             valid = view.valid[0]
             error = _relative(together.view(name).map[scan][:, valid], view.map[0][:, valid])
-            if error > SAME_TOLERANCE:
+            if not error <= SAME_TOLERANCE:
                 yield f"scan {scan}{_of(name)} differs by {error:.1e} (relative) between a batch and alone."
                 return
+
+
+def _check_readouts(subject: _Subject) -> Iterator[str]:
+    box = _boxes(subject.shape)
+    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
+    dense = _encode(subject.encoder, volumes, box)
+    with torch.no_grad():
+        for name, error in readout_differences(dense, subject.shape):
+            if not error <= SAME_TOLERANCE:
+                yield f"'{name}' rows differ by {error:.1e} (relative) from a loop over the valid cells."
 
 
 def _check_sizes(subject: _Subject) -> Iterator[str]:
@@ -266,6 +288,7 @@ _CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     _check_valid,
     _check_padding,
     _check_batch,
+    _check_readouts,
     _check_sizes,
     _check_gradients,
     _check_state,

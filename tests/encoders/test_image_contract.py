@@ -10,6 +10,7 @@ from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.conv import PatchConv
 from ctgrounding.encoders.image.dynunet import DynUNetEncoder
 from ctgrounding.encoders.image.mit import MiTEncoder
+from ctgrounding.encoders.image.resnet import ResNetEncoder
 from ctgrounding.encoders.image.segresnet import SegResNetEncoder
 from ctgrounding.encoders.image.slices import SlicesEncoder
 from ctgrounding.encoders.image.swin import SwinEncoder
@@ -64,8 +65,10 @@ def test_deeper_segresnet_keeps_the_contract():
         (lambda: SwinEncoder(width=12, stage=1, window=2), (4, 4, 4)),
         (lambda: SlicesEncoder("test_vit", slices=2), (3, 3, 3)),
         (lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="fixed", final_norm=False), (12, 12, 12)),
+        (lambda: ResNetEncoder(filters=8, stage=1, norm="group"), (17, 17, 17)),
+        (lambda: ResNetEncoder(filters=8, stage=1, norm="instance"), (17, 17, 17)),
     ],
-    ids=["dynunet", "mit", "swin", "slices", "segresnet_fixed"],
+    ids=["dynunet", "mit", "swin", "slices", "segresnet_fixed", "resnet_group", "resnet_instance"],
 )
 def test_encoders_of_other_libraries_keep_the_contract(make, cells):
     check_image_encoder(make, cells)
@@ -147,6 +150,34 @@ class KnowsOneSize(Plain):
         return cells + missing[:depth, :row, :column] / (missing[:depth, :row, :column].norm(dim=-1, keepdim=True))
 
 
+class FitsOneGrid(Plain):
+    """The usual mistake: a table of positions for the size of training."""
+
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(5, 4, 4, 8))
+
+    def cells(self, image_hu, valid_box):
+        return super().cells(image_hu, valid_box) + self.position
+
+
+class DropsTheLastCells(Plain):
+    """Whole cells only, as strided convolutions without padding give them."""
+
+    def forward(self, image_hu, valid_box):
+        dense = super().forward(image_hu, valid_box)
+        depth, row, column = (side // step for side, step in zip(image_hu.shape[1:], (2, 4, 4), strict=True))
+        return replace(dense, map=dense.map[:, :, :depth, :row, :column], valid=dense.valid[:, :depth, :row, :column])
+
+
+class LeavesNothingUseful(Plain):
+    """Cells without real voxels are not a number, which no weight of zero takes out of a sum."""
+
+    def forward(self, image_hu, valid_box):
+        dense = super().forward(image_hu, valid_box)
+        return replace(dense, map=dense.map.masked_fill(~dense.valid[:, None], torch.nan))
+
+
 class HasBatchNorm(Plain):
     def __init__(self):
         super().__init__()
@@ -196,6 +227,9 @@ def test_the_encoder_that_the_wrong_ones_derive_from_is_right():
         (SubtractsTheBatchMean, r"batch: scan 0 differs"),
         (EverythingIsValid, r"valid: with the valid box"),
         (KnowsOneSize, r"padding: padding on both sides changes cells|sizes: .* not finite"),
+        (FitsOneGrid, r"sizes: the encoder raised RuntimeError: The size of tensor a"),
+        (DropsTheLastCells, r"sizes: a volume of \(13, 15, 21\) has a map of \(1, 8, 6, 3, 5\), but grid\(\) says"),
+        (LeavesNothingUseful, r"readouts: 'global' rows differ by nan"),
         (HasBatchNorm, r"statistics: norm is a BatchNorm3d"),
         (LeavesAParameterOut, r"gradients: parameter summary gets no gradient"),
         (RootOfZero, r"gradients: the gradient of embed.weight is not finite"),
