@@ -1,21 +1,23 @@
 """What image encoders cost: parameters, FLOP, tokens, activations, mm, and time.
 
-    python benchmarks/encoders.py [--quick]
+    python benchmarks/encoders.py [--quick] [--compile]
 
 FLOP and activations are counted on the meta device for one scan, forward, at 224 x 224 x 112 and 480 x 480 x 240 voxels
-(H W D); training costs three times the FLOP. Activations are what autograd keeps, in float32, without the scores of
-attention, which fused kernels do not keep. Times are CPU seconds of
-one thread, forward and backward. On a CUDA machine the share of the device's peak that training reaches in bfloat16
-(MFU) is measured too. Everything goes to ``benchmarks/results/encoders.json``; the last line is JSON.
+(H W D). Activations are what autograd keeps, in float32, without the scores of attention, which fused kernels do not
+keep. CPU times are of one thread, in seconds of CPU time, so that other work on the machine counts little: forward, and
+forward with backward, of one scan of 128 x 128 x 32 voxels.
+
+On a CUDA machine the rate of training in bfloat16 is measured too, with optimizer steps, and its share of the device's
+peak (MFU). As MFU is defined (PaLM, arXiv 2204.02311, appendix B), a step costs three times the forward FLOP, whatever
+is recomputed or left out. Results go to ``benchmarks/results/``, one file for the CPU and one for each device, with
+the hardware's name; the last line is JSON.
 """
 
 import argparse
 import copy
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from encoder_rates import (
+    cpu_name,
+    cpu_seconds,
+    cuda_step_seconds,
+    mfu,
+    peak_flops,
+    ratio_of_medians,
+    results_file,
+    whole,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,13 +46,12 @@ from ctgrounding.encoders.image.windowed import WindowedViT
 
 SHAPES = {"S": (112, 224, 224), "L": (240, 480, 480)}
 BARS = {"full_over_slice_scan_flop": 2.2, "patch_dropout_speedup": 1.7, "mfu_vit": 0.35, "mfu_cnn": 0.20}
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "A40": 150e12}
-"""Dense bfloat16 peak by a part of the device's name, as its maker states it."""
-
 ATTENTION_SIDE = 100
 """Square matrices of so many rows in three or four axes are scores of attention; maps of volumes have five."""
 
-RESULTS = Path(__file__).parent / "results" / "encoders.json"
+CPU_SHAPE = (32, 128, 128)
+CPU_GFLOP = {"quick": 150.0, "full": 1500.0}
+"""Forward GFLOP at ``CPU_SHAPE`` up to which an encoder is timed on the CPU."""
 
 
 def vit(attention: str = "slice_scan", patch: tuple[int, int, int] = (8, 16, 16), **changes: object) -> ViT:
@@ -107,20 +118,21 @@ def _tower(blocks: Iterator[torch.nn.Module], tokens: Tensor) -> None:
 
 def counted(encoder: ImageEncoder, shape: tuple[int, int, int]) -> dict[str, float]:
     """GFLOP, cells and GB that autograd keeps."""
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes the place of one that was freed
     weights = {id(item.untyped_storage()) for item in encoder.parameters()}
 
     def keep(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         scores = saved.ndim in (3, 4) and saved.shape[-1] == saved.shape[-2] >= ATTENTION_SIDE
         if id(storage) not in weights and not scores:
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage._cdata] = storage
         return saved
 
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         cells = forward_on_meta(encoder, shape)
-    return {"gflop": counter.get_total_flops() / 1e9, "cells": cells, "activation_gb": sum(kept.values()) / 1e9}
+    kept_bytes = sum(storage.nbytes() for storage in kept.values())
+    return {"gflop": counter.get_total_flops() / 1e9, "cells": cells, "activation_gb": kept_bytes / 1e9}
 
 
 def table(quick: bool) -> dict[str, dict[str, float]]:
@@ -128,10 +140,14 @@ def table(quick: bool) -> dict[str, dict[str, float]]:
     for name, make in encoders(quick).items():
         with torch.device("meta" if name in own else "cpu"):  # MONAI's need numbers while they are made
             encoder = make().to("meta")
+        if counted(encoder, CPU_SHAPE)["gflop"] <= CPU_GFLOP["quick" if quick else "full"]:
+            rows[name] = cpu_times(make())
+        else:
+            rows[name] = {}
         row = {"parameters_m": sum(item.numel() for item in encoder.parameters()) / 1e6, "axial_mm": encoder.axial_mm}
         for size, shape in SHAPES.items():
             row |= {f"{size}_{key}": value for key, value in counted(encoder, shape).items()}
-        rows[name] = row
+        rows[name] = row | rows[name]
     return rows
 
 
@@ -139,79 +155,80 @@ def step(encoder: ImageEncoder, volume: Tensor, box: Tensor) -> None:
     encoder(volume, box).map.square().mean().backward()
 
 
-def cpu_seconds(encoder: ImageEncoder, volume: Tensor, box: Tensor) -> float:
-    start = time.process_time()
-    step(encoder, volume, box)
-    return time.process_time() - start
+def cpu_times(encoder: ImageEncoder) -> dict[str, float]:
+    """Seconds of one thread for a scan of ``CPU_SHAPE``, after one pass that is not counted."""
+    inputs = whole(CPU_SHAPE)
+    encoder.eval()
+    with torch.no_grad():
+        encoder(*inputs)
+        forward_s = cpu_seconds(lambda: encoder(*inputs))
+    encoder.train()
+    return {"cpu_forward_s": forward_s, "cpu_step_s": cpu_seconds(lambda: step(encoder, *inputs))}
 
 
 def patch_dropout_speedup(quick: bool) -> float:
-    """Median over interleaved pairs of a ViT-S step with all patches over one with half of them."""
+    """A ViT-S step with all patches over one with half of them."""
     sizes = {"width": 384, "heads": 6, "depth": 4 if quick else 12}
-    shape = (56, 112, 112)
-    volume, box = torch.zeros(1, *shape), torch.tensor([[[0, side] for side in shape]])
+    inputs = whole((64, 128, 128))
     every, half = vit(**sizes).train(), vit(**sizes, patch_keep=0.5).train()
-    step(every, volume, box)
-    step(half, volume, box)
-    pairs = [cpu_seconds(every, volume, box) / cpu_seconds(half, volume, box) for _ in range(5 if quick else 9)]
-    return statistics.median(pairs)
+    step(every, *inputs)
+    step(half, *inputs)
+    return ratio_of_medians(lambda: step(every, *inputs), lambda: step(half, *inputs), 9)
 
 
-def mfu(encoder: ImageEncoder, shape: tuple[int, int, int], scans: int = 4) -> float:
-    """FLOP of training in bfloat16 over the device's peak in the time that it took."""
-    name = torch.cuda.get_device_name()
-    peak = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
-    if peak is None:
-        raise SystemExit(f"The peak of {name} is not known; add it to PEAK_FLOPS.")
-    flop = counted(copy.deepcopy(encoder).to("meta"), shape)["gflop"] * 3e9 * scans
-    encoder = encoder.cuda().train()
-    volume = torch.zeros(scans, *shape, device="cuda", dtype=torch.int16)
-    box = torch.tensor([[[0, side] for side in shape]] * scans, device="cuda")
-    for repeat in range(13):
-        if repeat == 3:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16):
-            dense = encoder(volume, box)
-        dense.map.float().square().mean().backward()
-    torch.cuda.synchronize()
-    return flop * 10 / (time.perf_counter() - start) / peak
+def cuda_rates(compiled: bool) -> dict[str, object]:
+    """Rates of a ViT-B and of a SegResNet, and their shares of the device's peak where that is known."""
+    from ctgrounding.encoders.compiling import compile_blocks
+    from ctgrounding.encoders.image.segresnet import SegResNetEncoder
+
+    device = torch.cuda.get_device_name()
+    peak = peak_flops(device)
+    rates: dict[str, object] = {"device": device, "peak_tflop_s": peak and peak / 1e12, "compiled": compiled}
+    torch.backends.cudnn.benchmark = True  # all volumes are of one size
+    subjects = {"vit": (vit(), 4), "cnn": (SegResNetEncoder(filters=32), 1)}
+    for name, (encoder, scans) in subjects.items():
+        flop = counted(copy.deepcopy(encoder).to("meta"), SHAPES["S"])["gflop"] * 1e9
+        if compiled and name == "vit":
+            compile_blocks(encoder, torch.device("cuda"))
+        seconds = cuda_step_seconds(encoder, SHAPES["S"], scans)
+        rates |= {f"cuda_step_s_{name}": seconds, f"tflop_s_{name}": 3 * flop * scans / seconds / 1e12}
+        if peak is not None:
+            rates[f"mfu_{name}"] = mfu(flop, scans, seconds, peak)
+    return rates
 
 
-def measure(quick: bool) -> dict[str, object]:
+def measure(quick: bool, compiled: bool) -> dict[str, object]:
     rows = table(quick)
     full, sliced = (rows[f"ViT-B 8x16x16 {kind}"]["L_gflop"] for kind in ("full", "slice-scan"))
     result: dict[str, object] = {
         "full_over_slice_scan_flop": full / sliced,
         "patch_dropout_speedup": patch_dropout_speedup(quick),
         "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cpu_shape": CPU_SHAPE,
         "device": "cpu",
         "encoders": rows,
     }
-    if torch.cuda.is_available():
-        from ctgrounding.encoders.image.segresnet import SegResNetEncoder
-
-        result["device"] = torch.cuda.get_device_name()
-        result["mfu_vit"] = mfu(vit(), SHAPES["S"])
-        result["mfu_cnn"] = mfu(SegResNetEncoder(filters=32), SHAPES["S"], scans=1)
-    return result
+    return result | (cuda_rates(compiled) if torch.cuda.is_available() else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="transformers only, fewer repeats; under two minutes")
+    parser.add_argument("--quick", action="store_true", help="transformers only, less deep; under two minutes")
+    parser.add_argument("--compile", action="store_true", help="on CUDA: compile the ViT block by block")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    result = measure(settings.quick)
+    result = measure(settings.quick, settings.compile)
     for name, row in result["encoders"].items():
         print(f"{name:26s} " + "  ".join(f"{key} {value:,.1f}" for key, value in row.items()))
     numbers = {name: round(float(result[name]), 4) for name in BARS if name in result}
     for name, value in numbers.items():
         print(f"{name:32s} {value:8.3f}  (at least {BARS[name]:g})")
     if not settings.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        file = results_file(str(result["device"]))
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(numbers))
 
 
