@@ -96,7 +96,7 @@ class AdamWCosine(OptimizerRecipe):
             raise ConfigError(f"layer_decay names {unknown}, but the towers are {sorted(above)}.")
         flat = [name for name in decay if len(set(above[name].values())) < 2]
         if flat and len(flat) == len(decay):
-            raise ConfigError(f"layer_decay finds a single layer in {flat}. Give its encoder layers(), or remove it.")
+            raise ConfigError(f"layer_decay finds a single layer in {flat}. Give its encoder ordered_layers(), or remove it.")
         self._layer_scale = {
             name: factor**count for tower, factor in decay.items() for name, count in above[tower].items()
         }
