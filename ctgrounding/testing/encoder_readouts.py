@@ -65,7 +65,8 @@ def _organ_rows(view: DenseFeatures, organs: UInt8[Tensor, "b D H W"]) -> Float[
     rows = []
     for scan, labels in enumerate(organs):
         for label in (3, 7):
-            seen = [view.map[scan][(slice(None), *cell)] for cell in _cells(view, scan, (labels == label).nonzero())]
+            cells = view.map[scan].permute(1, 2, 3, 0)
+            seen = [cells[cell] for cell in _cells(view, scan, (labels == label).nonzero())]
             if seen:
                 rows.append(torch.stack(seen).mean(0))
     return torch.stack(rows) if rows else torch.zeros(0, view.map.shape[1])
