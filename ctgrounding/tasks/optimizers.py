@@ -20,8 +20,8 @@ class OptimizerRecipe(ABC):
         """Learn how deep parameters lie, before :meth:`build`; for recipes whose rates fall by layer.
 
         Args:
-            above: For ``image`` and ``text`` how many layers of the tower lie between a parameter and its output, by
-                the parameter's name in the task.
+            above: For ``image`` and ``text`` how many layers of the tower lie between a trainable parameter and the
+                tower's output, by the parameter's name in the task.
         """
 
     @abstractmethod
@@ -88,7 +88,7 @@ class AdamWCosine(OptimizerRecipe):
         """Learn how deep parameters lie.
 
         Raises:
-            ConfigError: If ``layer_decay`` names no tower, or one of a single layer.
+            ConfigError: If ``layer_decay`` names no tower, or none with two layers that are trained.
         """
         asked = self._layer_decay
         decay = asked if isinstance(asked, dict) else dict.fromkeys(above, asked) if asked < 1 else {}
@@ -96,7 +96,10 @@ class AdamWCosine(OptimizerRecipe):
             raise ConfigError(f"layer_decay names {unknown}, but the towers are {sorted(above)}.")
         flat = [name for name in decay if len(set(above[name].values())) < 2]
         if flat and len(flat) == len(decay):
-            raise ConfigError(f"layer_decay finds a single layer in {flat}. Give its encoder ordered_layers(), or remove it.")
+            raise ConfigError(
+                f"layer_decay finds no two layers to train in {flat}. Remove it, unfreeze some, or give its encoder "
+                "ordered_layers()."
+            )
         self._layer_scale = {
             name: factor**count for tower, factor in decay.items() for name, count in above[tower].items()
         }

@@ -26,7 +26,7 @@ from ctgrounding.encoders.layers import with_prefix
 from ctgrounding.encoders.lora import Lora, named_as_adapted
 from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
 from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
-from ctgrounding.errors import CheckpointError
+from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.evaluation.depth import depth_prior
 from ctgrounding.evaluation.embeddings import EmbeddingWriter
@@ -120,6 +120,8 @@ class Pretrain(LightningModule):
         self.objectives = nn.ModuleDict(made)
         self._roles: dict[str, Objective] = made
         self._frozen = frozen_parts(self, freeze)
+        if image_lora is not None and not any(item.requires_grad for item in image.parameters()):
+            raise ConfigError("model.freeze names all adapters of model.image_lora. Remove one of the two.")
         self._compiled = tuple(compile_blocks)
         self.weights = weights
         self.recipe = optimizer or AdamWCosine()
@@ -240,7 +242,9 @@ class Pretrain(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer by its recipe; the schedule advances by step."""
         total = int(self.trainer.estimated_stepping_batches)
-        above = self.encoder.layers_above()
+        trained = {name for name, parameter in self.encoder.named_parameters() if parameter.requires_grad}
+        towers = self.encoder.layers_above().items()
+        above = {tower: {name: count for name, count in names.items() if name in trained} for tower, names in towers}
         self.recipe.use_layers({tower: with_prefix("encoder", names) for tower, names in above.items()})
         optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

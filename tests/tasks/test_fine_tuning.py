@@ -21,6 +21,7 @@ from ctgrounding.encoders.lora import Lora, adapt, fold_adapters, named_as_adapt
 from ctgrounding.encoders.text.open_clip import OpenClipText
 from ctgrounding.errors import ConfigError
 from ctgrounding.model import build, load
+from ctgrounding.tasks import pretrain
 from ctgrounding.tasks.freezing import freeze, parameter_table
 from ctgrounding.tasks.optimizers import AdamWCosine
 from ctgrounding.tasks.pretrain import Pretrain
@@ -162,13 +163,17 @@ def test_parameter_table():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_counts_and_rates_of_a_fit_with_adapters(tmp_path, caplog):
+def test_counts_and_rates_of_a_fit_with_adapters(tmp_path, caplog, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(pretrain, "compile_tower", lambda *asked: compiled.append(asked) or ["blocks.0"])
     file = run_file(tmp_path, image_lora={"rank": 2, "alpha": 4.0}, optimizer={
         "class_path": "ctgrounding.tasks.optimizers.AdamWCosine",
         "init_args": {"lr": 1e-3, "layer_decay": {"image": 0.5, "text": 0.9}, "warmup_fraction": 0.0},
     })  # fmt: skip
     with caplog.at_level("INFO"):
-        found = fit(file, "--trainer.max_steps", "1")
+        found = fit(file, "--trainer.max_steps", "1", "--model.compile_blocks", "[image]")
+    ((tower, device),) = compiled
+    assert (type(tower), device) == (ViT, torch.device("cpu"))
     said = next(record.getMessage() for record in caplog.records if "trainable" in record.getMessage())
     task = make_task(tmp_path)
     total = sum(parameter.numel() for parameter in task.encoder.image.parameters())
@@ -250,7 +255,7 @@ def numbered(tower):
 
 @pytest.mark.parametrize(
     ("decay", "said"),
-    [({"vision": 0.5}, "layer_decay names"), (0.0, "factor in"), ({"image": 1.5}, "factor in"), (0.5, "single layer")],
+    [({"vision": 0.5}, "layer_decay names"), (0.0, "factor in"), ({"image": 1.5}, "factor in"), (0.5, "no two layers")],
 )
 def test_a_wrong_decay(decay, said):
     with pytest.raises(ConfigError, match=said):
@@ -342,6 +347,11 @@ def test_what_an_encoder_froze_itself_gets_no_adapter():
 def test_wrong_adapters(tmp_path, lora, said):
     with pytest.raises(ConfigError, match=said):
         make_task(tmp_path, image_lora=lora)
+
+
+def test_frozen_adapters_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"model.freeze names all adapters of model.image_lora"):
+        make_task(tmp_path, image_lora={"rank": 2}, freeze=[r"encoder\.image"])
 
 
 def test_a_tower_without_attention_layers():
