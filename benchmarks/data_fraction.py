@@ -67,9 +67,10 @@ def prepare(output: Path, sizes: Sizes) -> None:
     patients, shards = output / "patients", output / "shards"
     if shards.is_dir():
         return
-    made = ("--patients", str(sizes.patients), "--voxel_mm", "12", "--format", "nifti", "--split", sizes.split)
+    alone = ("--workers", "1")  # a forked child would wait for idle worker processes when it ends
+    made = (*alone, "--patients", str(sizes.patients), "--voxel_mm", "12", "--format", "nifti", "--split", sizes.split)
     command("phantom", *made, "--output", str(patients))
-    card = ("--card", "data_manifests/phantom.yaml", "--root", str(patients), "--spacing_mm", "[12, 16, 16]")
+    card = (*alone, "--card", "data_manifests/phantom.yaml", "--root", str(patients), "--spacing_mm", "[12, 16, 16]")
     command("ingest", *card, "--output", str(shards))
 
 
