@@ -144,7 +144,9 @@ def main() -> None:
     print(markdown(results))
     draw(results, output / "data_fraction.png")
     means = {
-        f"{fraction:g}": {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
+        f"{fraction:g}": {
+            name: statistics.mean(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)
+        }
         for fraction, runs in results.items()
     }
     print(json.dumps(means))
