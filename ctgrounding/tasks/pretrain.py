@@ -5,12 +5,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import yaml
-from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors import SafetensorError
@@ -24,25 +21,21 @@ from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.conv_trial import check_convolutions
 from ctgrounding.encoders.layers import with_prefix
 from ctgrounding.encoders.lora import Lora, named_as_adapted
-from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
+from ctgrounding.encoders.text.base import TextEncoder
 from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.evaluation.base import Evaluator
-from ctgrounding.evaluation.depth import depth_prior
-from ctgrounding.evaluation.embeddings import EmbeddingWriter
-from ctgrounding.evaluation.leaks import Leaks
-from ctgrounding.evaluation.results import evaluated
 from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
 from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
 from ctgrounding.tasks.checks import check_fits, check_labels, check_roles, check_spacing, check_trainer
 from ctgrounding.tasks.encoding import StepWork
+from ctgrounding.tasks.evaluated_task import EvaluatedTask
 from ctgrounding.tasks.evaluating import Evaluation
 from ctgrounding.tasks.freezing import freeze as frozen_parts
 from ctgrounding.tasks.freezing import parameter_table
 from ctgrounding.tasks.gradients import GradientProbe
-from ctgrounding.tasks.held_out import HeldOut, leak_numbers
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
@@ -55,7 +48,7 @@ log = logging.getLogger(__name__)
 ObjectiveFactory = Callable[[EncoderDims], Objective]
 
 
-class Pretrain(LightningModule):
+class Pretrain(EvaluatedTask):
     """Trains encoders, readouts and heads by any set of objectives.
 
     Every objective gets the same :class:`ctgrounding.types.Encoded` of the whole step's batch of a rank,
@@ -85,8 +78,6 @@ class Pretrain(LightningModule):
     Attributes:
         numbers: What the last logged step gave to the loggers; callbacks find ``train/loss`` in
             ``trainer.callback_metrics`` too.
-        run_config: The whole run's configuration as plain values, set by the command line; it goes into
-            checkpoints, and :func:`ctgrounding.load` rebuilds the model from it.
 
     Raises:
         ConfigError: If weights and objectives name different roles, ``freeze`` names nothing, or there is nothing to
@@ -113,7 +104,7 @@ class Pretrain(LightningModule):
         untrained_baseline: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(evaluators)
         check_roles(objectives, weights)
         self.encoder = VisionLanguageEncoder(image, text, readouts, heads, image_lora)
         made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
@@ -125,32 +116,12 @@ class Pretrain(LightningModule):
         self._compiled = tuple(compile_blocks)
         self.weights = weights
         self.recipe = optimizer or AdamWCosine()
-        self._evaluators = {role: item for role, item in (evaluators or {}).items() if item is not None}
-        self.evaluation = Evaluation(self._evaluators)
         self.recolour, self.texts_per_pass = recolour, texts_per_pass
         self.initial_weights, self.untrained_baseline, self.seed = initial_weights, untrained_baseline, seed
         self.log_gradient_norms = log_gradient_norms
         self.numbers: dict[str, float] = {}
-        self.run_config: dict[str, Any] | None = None
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
-        self._writer: EmbeddingWriter | None = None
-        self._held_out = HeldOut()
-        self._leaks: Leaks | None = None
-
-    def use_protocol(self, name: str, scan_list: Path | None = None) -> None:
-        """Have ``test`` reproduce a published evaluation with the heads of the configured evaluators.
-
-        Args:
-            name: Of :mod:`ctgrounding.evaluation.protocols`.
-            scan_list: File of scan ids, where the protocol needs one.
-        """
-        self._held_out = HeldOut(name, scan_list)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What turns a text into tokens; data workers use it too."""
-        return self.encoder.text.tokenizer
 
     def train(self, mode: bool = True) -> "Pretrain":
         """Set training mode; frozen parts stay in evaluation mode."""
@@ -249,93 +220,6 @@ class Pretrain(LightningModule):
         optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_validation_start(self) -> None:
-        """See that stored features are this model's, where they stand in the place of volumes; a fit has seen it."""
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            use_stored(self.encoder, getattr(self.trainer, "datamodule", None))
-
-    def on_validation_epoch_start(self) -> None:
-        """Start a pass of the evaluators."""
-        prior = getattr(getattr(self.trainer, "datamodule", None), "organ_depths", None)
-        if prior is not None:
-            self.evaluation.use_depth_prior(depth_prior(prior()))
-        self.evaluation.begin(self.tokenizer)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Give the batch to every evaluator."""
-        self.evaluation.update(self.encoder, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the evaluators' numbers, the same on every rank."""
-        numbers = {f"val/{name}": value for name, value in self.evaluation.compute().items()}
-        self.log_dict(numbers, sync_dist=False, rank_zero_only=False)
-
-    def on_test_epoch_start(self) -> None:
-        """Start a pass; evaluators that choose thresholds see the validation patients first."""
-        self.on_validation_epoch_start()
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not self.evaluation.wants_validation or not self._held_out.can_choose_on_validation(data):
-            return
-        with self.trainer.precision_plugin.test_step_context():
-            for batch in data.val_dataloader():
-                moved = self.transfer_batch_to_device(batch, self.device, 0)
-                self.evaluation.update_validation(self.encoder, moved)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Give the batch to every evaluator, with what the untrained model makes of it beside it."""
-        self.evaluation.update(self.encoder, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the numbers and leave numbers and results where a page or a comparison finds them."""
-        about = self._held_out.about(self._about("test"), self._leaks)
-        results = evaluated(self.evaluation.evaluators, about)
-        results.metrics.update(leak_numbers(self._leaks))
-        self.log_dict(results.metrics, sync_dist=False)
-        if self.trainer.is_global_zero:
-            self._held_out.write(results, Path(self.trainer.default_root_dir))
-
-    def on_predict_start(self) -> None:
-        """Open the folder of embeddings."""
-        self.evaluation.begin(self.tokenizer)
-        split = (self.run_config or {}).get("data", {}).get("predict_split", "test")
-        folder = Path(self.trainer.default_root_dir) / ("embeddings" if split == "test" else f"embeddings_{split}")
-        data = getattr(self.trainer, "datamodule", None)
-        leaks = self._held_out.leaks(data, "val" if split == "val" else "predict", is_loud=False)
-        about = {
-            **self._held_out.about(self._about(split), leaks),
-            "label_names": list(getattr(data, "label_names", ())),
-        }
-        self._writer = EmbeddingWriter(folder, self.evaluation.evaluators, about=about)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
-        """Save what the evaluators read of a batch, and say which scans it held."""
-        if self._writer is not None:
-            self._writer.add(self.evaluation.encode(self.encoder, batch), batch)
-        return list(batch["scan_id"])
-
-    def on_predict_end(self) -> None:
-        """Write the index, which makes the folder complete."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Move everything but volumes and label maps, which go one micro-batch at a time."""
-        heavy = {key: value for key, value in batch.items() if key in ("volume", "organs")}
-        light = {key: value for key, value in batch.items() if key not in heavy}
-        return {**super().transfer_batch_to_device(light, device, dataloader_idx), **heavy}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the configuration that made the model, so that the checkpoint alone can be used."""
-        checkpoint["run_config"] = self.run_config
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another configuration in one sentence.
-
-        Raises:
-            CheckpointError: If its weights do not fit this model.
-        """
-        check_fits(self.state_dict(), checkpoint["state_dict"])
-
     def _record(
         self,
         names: list[str],
@@ -397,14 +281,6 @@ class Pretrain(LightningModule):
         check_fits({name: value for name, value in expected.items() if name in weights}, weights)
         self.load_state_dict(weights, strict=False)
         self._say(f"Started from {len(weights)} tensors of {path}.")
-
-    def _about(self, split: str) -> dict[str, Any]:
-        return {
-            "title": Path(self.trainer.default_root_dir).name,
-            "split": split,
-            "checkpoint": str(self.trainer.ckpt_path),
-            "config": yaml.safe_dump(self.run_config, sort_keys=False),
-        }
 
     @rank_zero_only
     def _say(self, message: str) -> None:
