@@ -268,7 +268,7 @@ def test_an_encoder_that_leaves_a_parameter_out():
             return [("tower.transformer",)]
 
     tower = Forgetful(width=16, layers=1, heads=2, context_length=8)
-    with pytest.raises(ConfigError, match=r"Forgetful.layers\(\) leaves out 'tower.positional_embedding'"):
+    with pytest.raises(ConfigError, match=r"Forgetful.ordered_layers\(\) leaves out 'tower.positional_embedding'"):
         layers_above(tower, tower.ordered_layers())
 
 
