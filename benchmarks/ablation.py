@@ -10,7 +10,6 @@ stopped at any time. ``--quick`` runs the whole path once on a few patients, who
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,14 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from in_child import command
 
-import ctgrounding.trainer_cli  # noqa: F401 (the libraries are loaded before children are forked)
 from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.results import RESULTS, RunResults
 from ctgrounding.evaluation.thresholds import count_calls
 from ctgrounding.functional.bootstrap import Bootstrap, draw_clusters, weighted_means
 
-ROOT = Path(__file__).parents[1]
 ROLES = ("global", "organ", "prompts", "snippet")
 SETS = {
     "all": ROLES,
@@ -63,30 +61,24 @@ class Sizes:
     batches: float = 1.0
 
 
-def command(*arguments: str) -> None:
-    """One command of ctgrounding in a child that has the libraries loaded already."""
-
-    def child() -> None:
-        from ctgrounding.cli import main
-
-        os.chdir(ROOT)
-        sys.argv = ["ctgrounding", *arguments]
-        sys.exit(main())
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"ctgrounding {' '.join(arguments)} ended with exit code {process.exitcode}")
-
-
 def prepare(output: Path, sizes: Sizes) -> None:
     patients, shards = output / "patients", output / "shards"
     if shards.is_dir():
         return
-    made = ("--patients", str(sizes.patients), "--voxel_mm", str(sizes.voxel_mm), "--format", "nifti", "--seed", "3")
+    alone = ("--workers", "1")
+    made = (
+        *alone,
+        "--patients",
+        str(sizes.patients),
+        "--voxel_mm",
+        str(sizes.voxel_mm),
+        "--format",
+        "nifti",
+        "--seed",
+        "3",
+    )
     command("phantom", *made, "--split", sizes.split, "--output", str(patients))
-    card = ("--card", "data_manifests/phantom.yaml", "--root", str(patients), "--spacing_mm", "[8, 8, 8]")
+    card = (*alone, "--card", "data_manifests/phantom.yaml", "--root", str(patients), "--spacing_mm", "[8, 8, 8]")
     command("ingest", *card, "--output", str(shards))
 
 

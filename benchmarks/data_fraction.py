@@ -12,7 +12,6 @@ mean nothing.
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import sys
@@ -22,12 +21,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from in_child import command
 from matplotlib.figure import Figure
 
-import ctgrounding.trainer_cli  # noqa: F401 (the libraries are loaded before children are forked)
 from ctgrounding.evaluation.results import METRICS
 
-ROOT = Path(__file__).parents[1]
 NUMBERS = {
     "report_to_scan/r_at_5": "reports that find their scan among the first five",
     "findings/auroc_macro": "AUROC of findings by organ, mean",
@@ -46,28 +44,12 @@ class Sizes:
     split: str = "[0.6, 0.05, 0.35]"
 
 
-def command(*words: str) -> None:
-    """One command of ctgrounding in a child that has the libraries loaded already."""
-
-    def child() -> None:
-        from ctgrounding.cli import main
-
-        os.chdir(ROOT)
-        sys.exit(main(list(words)))
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"ctgrounding {' '.join(words)} ended with exit code {process.exitcode}")
-
-
 def prepare(output: Path, sizes: Sizes) -> None:
     """Patients and shards, once."""
     patients, shards = output / "patients", output / "shards"
     if shards.is_dir():
         return
-    alone = ("--workers", "1")  # a forked child would wait for idle worker processes when it ends
+    alone = ("--workers", "1")
     made = (*alone, "--patients", str(sizes.patients), "--voxel_mm", "12", "--format", "nifti", "--split", sizes.split)
     command("phantom", *made, "--output", str(patients))
     card = (*alone, "--card", "data_manifests/phantom.yaml", "--root", str(patients), "--spacing_mm", "[12, 16, 16]")

@@ -111,9 +111,8 @@ def _made_whole(output: Path) -> Iterator[Path]:
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _check(trained: Model, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Shards to training and evaluation batches, as Lightning asks for them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -118,17 +118,6 @@ class ShardDataModule(LightningDataModule):
         super().__init__()
         if not 0.0 <= mirror_probability <= 1.0:
             raise ConfigError(f"data.mirror_probability is {mirror_probability}; a probability lies in [0, 1].")
-        if not 0.0 <= dev_fraction < 1.0:
-            raise ConfigError(f"data.dev_fraction is {dev_fraction}; a share of training patients lies in [0, 1).")
-        if not dev_fraction and "dev" in (train_split, val_split, test_split, predict_split):
-            raise ConfigError("A split is dev, but data.dev_fraction is 0. Give the share of training patients for it.")
-        if not 0.0 < train_fraction <= 1.0:
-            raise ConfigError(f"data.train_fraction is {train_fraction}; a share of training patients lies in (0, 1].")
-        if train_fraction < 1 and train_split != "train":
-            raise ConfigError(
-                f"data.train_fraction takes patients of the split train, but data.train_split is {train_split}. "
-                "Remove one of the two."
-            )
         if buckets is not None:
             buckets.check(batch_size, micro_batch_size, crop or Crop(), shares is not None)
         for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
@@ -150,6 +139,7 @@ class ShardDataModule(LightningDataModule):
         self._workers = Workers(num_workers, prefetch, worker_start)
         stages = ("train", "val", "test", "predict")
         self._splits = dict(zip(stages, (train_split, val_split, test_split, predict_split), strict=True))
+        _check_fractions(dev_fraction, train_fraction, self._splits)
         wording = report_text or ReportText()
         self._training = Recipe(
             crop=crop or Crop(),
@@ -344,6 +334,20 @@ class ShardDataModule(LightningDataModule):
         d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
         kept = None if recipe.features is None else recipe.features.about.keep
         return Collate(pad_id, (d, h, w), recipe.with_organs, len(self.label_names), kept)
+
+
+def _check_fractions(dev_fraction: float, train_fraction: float, splits: Mapping[str, SplitName]) -> None:
+    if not 0.0 <= dev_fraction < 1.0:
+        raise ConfigError(f"data.dev_fraction is {dev_fraction}; a share of training patients lies in [0, 1).")
+    if not dev_fraction and "dev" in splits.values():
+        raise ConfigError("A split is dev, but data.dev_fraction is 0. Give the share of training patients for it.")
+    if not 0.0 < train_fraction <= 1.0:
+        raise ConfigError(f"data.train_fraction is {train_fraction}; a share of training patients lies in (0, 1].")
+    if train_fraction < 1 and splits["train"] != "train":
+        raise ConfigError(
+            f"data.train_fraction takes patients of the split train, but data.train_split is {splits['train']}. "
+            "Remove one of the two."
+        )
 
 
 def _asked(label_names: str | Sequence[str]) -> tuple[str, ...]:

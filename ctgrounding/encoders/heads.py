@@ -15,6 +15,7 @@ from ctgrounding.encoders.projections import (
     linear_projection,
     mlp_projection,
     radfinder_projection,
+    without_last_bias,
 )
 from ctgrounding.errors import ConfigError
 
@@ -144,6 +145,8 @@ class Head(nn.Module):
             self.layers = mlp_projection(inputs, config.hidden, config.width)
         else:
             self.layers = radfinder_projection(inputs, config.hidden, config.width)
+        if config.standardize:
+            without_last_bias(self.layers)
         self.standard = BatchStandardize(config.width) if config.standardize else nn.Identity()
         self.register_buffer("copied", torch.zeros((), dtype=torch.bool))
 

@@ -101,3 +101,16 @@ def radfinder_projection(inputs: int, hidden: int, width: int, bottleneck: int =
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
     return layers
+
+
+def without_last_bias(layers: nn.Sequential) -> None:
+    """Take the biases behind a projection's last bend, in place.
+
+    Before standardisation they change nothing and their gradient is rounding alone, of which Adam makes full steps
+    that running means follow late: embeddings in evaluation would depend on rounding.
+    """
+    for layer in reversed(layers):
+        if isinstance(layer, nn.Linear):
+            layer.register_parameter("bias", None)
+        elif not isinstance(layer, WeightNormedLinear):
+            return

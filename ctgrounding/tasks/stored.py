@@ -93,7 +93,7 @@ def _made_anew(stem: Stem, batch: Batch) -> Features:
 def _compare(made: Features, stored: Features, tolerance: float, folder: object) -> None:
     for name, value in made.items():
         difference = _difference(value.cpu(), stored[name][0]) if name in stored else float("inf")
-        if difference > tolerance:
+        if not difference <= tolerance:  # NaN is no agreement
             raise ConfigError(
                 f"The features in {folder} are not what this model makes: '{name}' of a scan differs by "
                 f"{difference:.2g}. Its settings, its readouts or the view are others; run ctgrounding embed again, to "

@@ -135,6 +135,16 @@ def test_logit_scale_stops_at_100_and_can_come_back():
     assert down > 0
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp", "radfinder"])
+def test_no_parameter_of_a_standardised_head_has_a_gradient_of_rounding_alone(kind):
+    """Adam would make full steps of it, which running means follow late."""
+    head = make_heads(main=ImageHeadConfig(kind=kind, width=8, hidden=16, standardize=True)).double()
+    embedded = head.image("main", torch.randn(6, 12, dtype=torch.float64))
+    (embedded * torch.randn(6, 8, dtype=torch.float64)).sum().backward()
+    norms = {name: float(parameter.grad.norm()) for name, parameter in head.image_heads.named_parameters()}
+    assert min(norms.values()) > 1e-9, norms
+
+
 def test_standardize_matches_batch_norm_without_affine():
     ours, theirs = BatchStandardize(5).double(), nn.BatchNorm1d(5, affine=False).double()
     rows = (torch.randn(7, 5, dtype=torch.float64) * 3 + 100).requires_grad_()

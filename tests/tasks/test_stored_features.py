@@ -17,6 +17,7 @@ from ctgrounding.commands.embed import embed
 from ctgrounding.data.feature_reading import FeatureShard, StoredFeatures
 from ctgrounding.errors import ConfigError, ShardError
 from ctgrounding.model import build
+from ctgrounding.tasks import stored as stored_task
 from ctgrounding.trainer_cli import run
 
 WINDOWS = {
@@ -31,6 +32,7 @@ EVALUATORS = {
         "class_path": "ctgrounding.evaluation.OrganRecognition",
         "init_args": {"image_head": "organ", "text_head": "organ"},
     },
+    "retrieval": {"class_path": "ctgrounding.evaluation.ReportRetrieval"},
     "snippets": {
         "class_path": "ctgrounding.evaluation.SnippetDepth",
         "init_args": {"image_head": "snippet", "text_head": "snippet"},
@@ -152,6 +154,14 @@ def test_scans_of_other_splits_are_added(runs, tmp_path):
     first = StoredFeatures(tmp_path)
     embed(model=runs["conv"], output=tmp_path, keep="readouts", splits=["val", "train"])
     assert len(first._place) < len(StoredFeatures(tmp_path)._place)
+
+
+def test_features_that_are_no_numbers_agree_with_nothing():
+    made = {"map": torch.ones(3)}
+    stored_task._compare(made, {"map": torch.ones(1, 3)}, 1e-4, "folder")
+    for values in (torch.full((1, 3), torch.nan), torch.ones(1, 4)):
+        with pytest.raises(ConfigError, match="'map' of a scan differs by"):
+            stored_task._compare(made, {"map": values}, 1e-4, "folder")
 
 
 def test_another_model_does_not_write_over_features(stored, tmp_path, runs):
