@@ -33,15 +33,16 @@ ROLES = ("global", "organ", "prompts", "snippet")
 SETS = {
     "all": ROLES,
     "global": ("global",),
+    "snippet": ("snippet",),
     "global+snippet": ("global", "snippet"),
     "global+organ": ("global", "organ"),
     "global+prompts": ("global", "prompts"),
-    "snippet": ("snippet",),
+    "organ": ("organ",),
+    "prompts": ("prompts",),
 }
 MODEL = [
     *("--model.image.init_args.convolutions", "1", "--model.image.init_args.passes", "1"),
     *("--model.image.init_args.patch_hidden", "64", "--model.untrained_baseline", "false"),
-    *("--model.heads.text.disease", "{copy: main}", "--model.objectives.prompts.init_args.text_head", "disease"),
     *("--model.evaluators.findings.init_args.threshold_rule", "f1"),
 ]
 UNUSED = [f"--model.evaluators.{role}=null" for role in ("organs", "abnormality", "pointing", "scans")]
@@ -211,9 +212,9 @@ class Ablation:
             "prompts_auroc_difference": self.between("global+prompts", "global", "global_auroc"),
             "all_mae_over_snippet": self.between("all", "snippet", "mae_mm", "ratio"),
             "all_recall_difference_to_global": self.between("all", "global", "recall_at_10"),
-            "all_organ_auroc_difference_to_organ": self.between("all", "global+organ", "organ_auroc"),
-            "all_global_auroc_difference_to_prompts": self.between("all", "global+prompts", "global_auroc"),
-            "all_global_auroc_difference_to_organ": self.between("all", "global+organ", "global_auroc"),
+            "all_organ_auroc_difference_to_organ": self.between("all", "organ", "organ_auroc"),
+            "all_global_auroc_difference_to_prompts": self.between("all", "prompts", "global_auroc"),
+            "all_global_auroc_difference_to_global+organ": self.between("all", "global+organ", "global_auroc"),
         }
 
     def tables(self, claims: dict[str, Told]) -> str:
