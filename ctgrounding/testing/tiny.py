@@ -144,9 +144,12 @@ class TinyHeads(nn.Module):
         """Unit vectors of readout rows."""
         return nn.functional.normalize(self.images[name](rows), dim=-1)
 
-    def text(self, name: str, rows: Float[Tensor, "R E"]) -> Float[Tensor, "R M"]:
-        """Unit vectors of text rows."""
+    def text(
+        self, name: str, rows: Float[Tensor, "U E"], which: Int64[Tensor, "R"] | None = None
+    ) -> Float[Tensor, "R M"]:
+        """Unit vectors of text rows, those that ``which`` names or all."""
         projected: Tensor = self.text_heads[name](rows)
+        projected = projected if which is None else projected[which]
         if self.standardized:
             over_ranks = moments(projected, projected.new_zeros(EMBEDDING))
             projected = standardize(projected, over_ranks.mean, over_ranks.variance)
@@ -278,9 +281,15 @@ def tiny_questions_file() -> Path:
         "{name}:\n  positive: ['{name} is present', 'there is {name}', 'signs of {name}']\n"
         "  negative: ['no {name}', 'there is no {name}', 'no signs of {name}']\n"
     )
-    path = Path(tempfile.mkdtemp(prefix="ctgrounding-")) / "questions.yaml"
+    path = Path(_folder().name) / "questions.yaml"
     path.write_text("".join(entry.format(name=name) for name in QUESTIONS), encoding="utf-8")
     return path
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="ctgrounding-")
 
 
 def _texts_of(scan: TinyScan) -> list[str]:
