@@ -5,7 +5,8 @@
 FLOP and activations are counted on the meta device for one scan, forward, at 224 x 224 x 112 and 480 x 480 x 240 voxels
 (H W D). Activations are what autograd keeps, in float32, without the scores of attention, which fused kernels do not
 keep. CPU times are of one thread, in seconds of CPU time, so that other work on the machine counts little: forward, and
-forward with backward, of one scan of 128 x 128 x 32 voxels.
+forward with backward, of one scan of 128 x 128 x 32 voxels, and, without ``--quick``, forward at the two sizes above
+where that is at most 16 TFLOP and 20 GB of activations.
 
 On a CUDA machine the rate of training in bfloat16 is measured too, with optimizer steps, and its share of the device's
 peak (MFU). As MFU is defined (PaLM, arXiv 2204.02311, appendix B), a step costs three times the forward FLOP, whatever
@@ -52,6 +53,9 @@ ATTENTION_SIDE = 100
 CPU_SHAPE = (32, 128, 128)
 CPU_GFLOP = {"quick": 150.0, "full": 1500.0}
 """Forward GFLOP at ``CPU_SHAPE`` up to which an encoder is timed on the CPU."""
+
+WHOLE_GFLOP, WHOLE_GB = 16_000.0, 20.0
+"""Forward GFLOP and activations of a whole scan up to which its forward pass is timed on the CPU."""
 
 
 def vit(attention: str = "slice_scan", patch: tuple[int, int, int] = (8, 16, 16), **changes: object) -> ViT:
@@ -146,8 +150,12 @@ def table(quick: bool) -> dict[str, dict[str, float]]:
             rows[name] = {}
         row = {"parameters_m": sum(item.numel() for item in encoder.parameters()) / 1e6, "axial_mm": encoder.axial_mm}
         for size, shape in SHAPES.items():
-            row |= {f"{size}_{key}": value for key, value in counted(encoder, shape).items()}
+            counts = counted(encoder, shape)
+            row |= {f"{size}_{key}": value for key, value in counts.items()}
+            if not quick and counts["gflop"] <= WHOLE_GFLOP and counts["activation_gb"] <= WHOLE_GB:
+                row[f"{size}_forward_s"] = forward_seconds(make().eval(), shape)
         rows[name] = row | rows[name]
+        print(f"{name:26s} " + "  ".join(f"{key} {value:,.1f}" for key, value in rows[name].items()), flush=True)
     return rows
 
 
@@ -158,12 +166,16 @@ def step(encoder: ImageEncoder, volume: Tensor, box: Tensor) -> None:
 def cpu_times(encoder: ImageEncoder) -> dict[str, float]:
     """Seconds of one thread for a scan of ``CPU_SHAPE``, after one pass that is not counted."""
     inputs = whole(CPU_SHAPE)
-    encoder.eval()
-    with torch.no_grad():
-        encoder(*inputs)
-        forward_s = cpu_seconds(lambda: encoder(*inputs))
+    forward_seconds(encoder.eval(), CPU_SHAPE)
+    forward_s = forward_seconds(encoder, CPU_SHAPE)
     encoder.train()
     return {"cpu_forward_s": forward_s, "cpu_step_s": cpu_seconds(lambda: step(encoder, *inputs))}
+
+
+@torch.no_grad()
+def forward_seconds(encoder: ImageEncoder, shape: tuple[int, int, int]) -> float:
+    inputs = whole(shape)
+    return cpu_seconds(lambda: encoder(*inputs))
 
 
 def patch_dropout_speedup(quick: bool) -> float:
@@ -220,8 +232,6 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     result = measure(settings.quick, settings.compile)
-    for name, row in result["encoders"].items():
-        print(f"{name:26s} " + "  ".join(f"{key} {value:,.1f}" for key, value in row.items()))
     numbers = {name: round(float(result[name]), 4) for name in BARS if name in result}
     for name, value in numbers.items():
         print(f"{name:32s} {value:8.3f}  (at least {BARS[name]:g})")
