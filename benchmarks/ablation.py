@@ -37,6 +37,7 @@ SETS = {
     "global+snippet": ("global", "snippet"),
     "global+organ": ("global", "organ"),
     "global+prompts": ("global", "prompts"),
+    "global+organ+snippet": ("global", "organ", "snippet"),
     "organ": ("organ",),
     "prompts": ("prompts",),
 }
@@ -210,11 +211,11 @@ class Ablation:
             "localization_mae_over_global": self.between("global+snippet", "global", "mae_mm", "ratio"),
             "organ_f1_lift": self.lift("global+organ", "global"),
             "prompts_auroc_difference": self.between("global+prompts", "global", "global_auroc"),
+            "prompts_auroc_difference_beside_all": self.between("all", "global+organ+snippet", "global_auroc"),
             "all_mae_over_snippet": self.between("all", "snippet", "mae_mm", "ratio"),
             "all_recall_difference_to_global": self.between("all", "global", "recall_at_10"),
             "all_organ_auroc_difference_to_organ": self.between("all", "organ", "organ_auroc"),
             "all_global_auroc_difference_to_prompts": self.between("all", "prompts", "global_auroc"),
-            "all_global_auroc_difference_to_global+organ": self.between("all", "global+organ", "global_auroc"),
         }
 
     def tables(self, claims: dict[str, Told]) -> str:
