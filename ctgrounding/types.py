@@ -203,8 +203,10 @@ class HeadBank(Protocol):
     def image(self, name: str, rows: Float[Tensor, "R C"]) -> Float[Tensor, "R M"]:
         """Project readout rows to unit vectors."""
 
-    def text(self, name: str, rows: Float[Tensor, "R E"]) -> Float[Tensor, "R M"]:
-        """Project text rows to unit vectors."""
+    def text(
+        self, name: str, rows: Float[Tensor, "U E"], which: Int64[Tensor, "R"] | None = None
+    ) -> Float[Tensor, "R M"]:
+        """Project text rows to unit vectors, those that ``which`` names, repeats included, or all."""
 
     def logit(self, name: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Scale (already exponentiated) and bias of a logit."""
@@ -253,7 +255,8 @@ class Encoded:
 
     def texts(self, rows: Int64[Tensor, "R"], head: str) -> Float[Tensor, "R M"]:
         """Unit embeddings of the texts at ``rows``, repeats included."""
-        return self.heads.text(head, self.text[rows])
+        once, which = torch.unique(rows, return_inverse=True)  # a head's layers need not see a text twice
+        return self.heads.text(head, self.text[once], which)
 
     def logit(self, name: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Scale and bias of the named logit."""

@@ -1,8 +1,8 @@
 """Samples to the batch of one step, outside the workers."""
 
-import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -15,8 +15,18 @@ PADDING_HU = -1024
 EMPTY_SHAPE = (32, 64, 64)
 """Voxels of a micro-batch without scans, at least: a multiple of usual patches, so that it can be encoded."""
 
-_NOT_WORD = re.compile(r"[\W_]+")
 Triple = tuple[int, int, int]
+
+
+class _WordsAlone(dict[int, int]):
+    """For ``str.translate``: letters and digits as they are, a space for all else."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if chr(code).isalnum() else 32
+        return self[code]
+
+
+_words_alone = _WordsAlone()
 
 
 class Collate:
@@ -126,20 +136,21 @@ class _Texts:
         self.unique = list(rows)
         self.row = {text: number for number, text in enumerate(rows)}
         self._rows = list(rows.values())
-        self._lengths = _ints([len(tokens) for tokens in self._rows])
+        lengths = np.array([tokens.shape[0] for tokens in self._rows], np.int64)
+        self._real = np.arange(lengths.max(initial=0) or 1) < lengths[:, None]
 
     def tokens(self, pad_id: int) -> Int64[Tensor, "T L"]:
-        if not self._rows:
-            return torch.full((0, 1), pad_id, dtype=torch.int64)
-        return torch.nn.utils.rnn.pad_sequence(self._rows, batch_first=True, padding_value=pad_id)
+        tokens = np.full(self._real.shape, pad_id, np.int64)
+        if self._rows:
+            tokens[self._real] = torch.cat(self._rows).numpy()
+        return torch.from_numpy(tokens)
 
     def mask(self) -> Bool[Tensor, "T L"]:
-        longest = int(self._lengths.max()) if self._rows else 1
-        return torch.arange(longest) < self._lengths[:, None]
+        return torch.from_numpy(self._real)
 
 
 def _report_group(sample: Sample) -> int:
-    words = _NOT_WORD.sub(" ", sample["report"].casefold()).strip()
+    words = " ".join(sample["report"].casefold().translate(_words_alone).split())
     if not words:
         return stable_hash("no report", sample["dataset"], sample["scan_id"])
     return stable_hash("report", words)

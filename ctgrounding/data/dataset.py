@@ -25,6 +25,9 @@ from ctgrounding.errors import ReportError, ShardError
 from ctgrounding.types import ORGAN_IDS, Sample, SnippetItem
 
 _TOKEN_CACHE = 20_000
+_KEPT_SCANS = 8_192
+"""Scans of which a process keeps what no epoch changes; some 40 kB each, features not counted."""
+
 _NO_VOXELS = np.zeros((0, 0, 0), np.int16)
 
 
@@ -89,8 +92,23 @@ class Delivery:
     unmirrored: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Still:
+    """What a sample on stored features is in every epoch: all but its report.
+
+    Attributes:
+        view: What is shown of the scan.
+        sample: The sample without report and features.
+    """
+
+    view: View
+    sample: Sample
+
+
 class ScanDataset(Dataset[Delivery]):
     """Map from requests to samples, by epoch and scan alone.
+
+    On stored features a scan shows one view, so that its report alone is made anew in each epoch.
 
     Args:
         index: The scans.
@@ -114,6 +132,7 @@ class ScanDataset(Dataset[Delivery]):
         self._tokenizer = tokenizer
         self._tokens: dict[str, Int64[Tensor, "L"]] = {}
         self._verified: set[int] = set()
+        self._still: dict[int, _Still] = {}
         self._mirrored = mirror_labels(index.classes)
         self._label_of = {name: label for label, name in index.classes.items()}
         self._other_side = {name: index.classes[int(self._mirrored[label])] for label, name in index.classes.items()}
@@ -155,6 +174,8 @@ class ScanDataset(Dataset[Delivery]):
         return self._sample(Draw(position, repeat), epoch)[0]
 
     def _sample(self, draw: Draw, epoch: int) -> tuple[Sample, str]:
+        if self.recipe.features is not None:
+            return self._of_features(self.recipe.features, draw, epoch), ""
         recipe, record = self.recipe, self.index.record(draw.position)
         words, refusal, keyed = Words.of(record, self._report(record, epoch, draw.repeat)), "", None
         if recipe.is_random:
@@ -168,6 +189,26 @@ class ScanDataset(Dataset[Delivery]):
         key = ("spatial", recipe.seed, epoch, draw.repeat, record.dataset, record.scan_id)
         return self._assemble(draw.position, view, words, stable_hash(*key)), refusal
 
+    def _of_features(self, features: StoredFeatures, draw: Draw, epoch: int) -> Sample:
+        still = self._still.get(draw.position) or self._made_still(draw.position)
+        view, sample = still.view, still.sample.copy()
+        sample["features"] = features.read(view.record, view.start, view.shape)
+        sample["report"] = report = self._report(view.record, epoch, draw.repeat)
+        if report:
+            sample["token_rows"] = {report: self._tokenize(report), **sample["token_rows"]}
+        return sample
+
+    def _made_still(self, position: int) -> _Still:
+        record = self.index.record(position)
+        view = View(record, *self.recipe.crop.box(record.shape, record.spacing_mm))
+        sample = self._described(view, Words.of(record, ""), _NO_VOXELS)
+        if self.recipe.with_organs and record.organs_sha256:
+            sample["organ_voxels"] = self._organ_voxels(record, np.arange(ORGAN_IDS, dtype=np.uint8))
+        still = _Still(view, sample)
+        if len(self._still) < _KEPT_SCANS:
+            self._still[position] = still
+        return still
+
     def _report(self, record: ScanRecord, epoch: int, repeat: int) -> str:
         keyed = None
         if self.recipe.is_random:
@@ -176,18 +217,32 @@ class ScanDataset(Dataset[Delivery]):
         return self.recipe.report_text.compose(record.report, keyed)
 
     def _assemble(self, position: int, view: View, words: Words, seed: int) -> Sample:
-        record = view.record
-        image_hu, organs = self._read(position, view) if self.recipe.features is None else (_NO_VOXELS, None)
-        low_mm, high_mm = view.depth_range_mm()
-        snippets, dropped = words.snippets_within(low_mm, high_mm, self._label_of)
+        image_hu, organs = self._read(position, view)
+        moved = None
         if self.recipe.is_random and self.recipe.spatial is not None:
             moved = self.recipe.spatial(image_hu, organs, view.grid, seed)
             image_hu, organs = moved.image_hu, moved.organs
+        sample = self._described(view, words, image_hu, moved)
+        if organs is not None:
+            table = self._mirrored if view.is_mirrored else np.arange(ORGAN_IDS, dtype=np.uint8)
+            cut = view.cut(organs)
+            sample["organs"] = torch.from_numpy(table[cut] if view.is_mirrored else cut)
+            sample["organ_voxels"] = self._organ_voxels(view.record, table)
+        return sample
+
+    def _described(
+        self, view: View, words: Words, image_hu: Int16[np.ndarray, "D H W"], moved: Moved | None = None
+    ) -> Sample:
+        """A volume and what is said of it; label map and features are added by the caller."""
+        record = view.record
+        low_mm, high_mm = view.depth_range_mm()
+        snippets, dropped = words.snippets_within(low_mm, high_mm, self._label_of)
+        if moved is not None:
             shown = _follow(snippets, moved)
             dropped, snippets = dropped + len(snippets) - len(shown), shown
         sentences = words.sentences(self._label_of)
         texts = [words.report, *(item["text"] for item in snippets), *(item["text"] for item in sentences)]
-        sample = Sample(
+        return Sample(
             scan_id=record.scan_id,
             study_id=record.study_id,
             patient_id=record.patient_id,
@@ -204,16 +259,6 @@ class ScanDataset(Dataset[Delivery]):
             token_rows={text: self._tokenize(text) for text in texts if text},
             snippets_dropped=dropped,
         )
-        if organs is not None:
-            table = self._mirrored if view.is_mirrored else np.arange(ORGAN_IDS, dtype=np.uint8)
-            cut = view.cut(organs)
-            sample["organs"] = torch.from_numpy(table[cut] if view.is_mirrored else cut)
-            sample["organ_voxels"] = self._organ_voxels(record, table)
-        elif self.recipe.features is not None:
-            sample["features"] = self.recipe.features.read(record, view.start, view.shape)
-            if self.recipe.with_organs and record.organs_sha256:
-                sample["organ_voxels"] = self._organ_voxels(record, np.arange(ORGAN_IDS, dtype=np.uint8))
-        return sample
 
     def _read(self, position: int, view: View) -> tuple[Int16[np.ndarray, "D H W"], UInt8[np.ndarray, "D H W"] | None]:
         shard, row = self.index.shard(position)

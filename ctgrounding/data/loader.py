@@ -99,7 +99,9 @@ class StepLoader:
         self._micro_batches = len(share((), *self._share))
         self._begin = begin
         self._requests = _Requests()
-        self._deliveries = _delivering(dataset, self._requests, workers or Workers())
+        workers = workers or Workers()
+        self._is_sealed = workers.count > 0
+        self._deliveries = _delivering(_Sealed(dataset) if self._is_sealed else dataset, self._requests, workers)
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -109,7 +111,7 @@ class StepLoader:
         self._requests.pending = lambda: self._requests_from(position)
         deliveries = iter(self._deliveries)
         for step in range(position.steps, len(self)):
-            micro_batches = [_opened(next(deliveries)) for _ in range(self._micro_batches)]
+            micro_batches = [self._next(deliveries) for _ in range(self._micro_batches)]
             for delivery in micro_batches:
                 self._note(delivery)
             batch = self._collate([delivery.samples for delivery in micro_batches])
@@ -128,6 +130,10 @@ class StepLoader:
         for step in range(position.steps, len(self)):
             for draws in share(self._sampler.batch(position.epoch, step), *self._share):
                 yield Request(position.epoch, tuple(draws))
+
+    def _next(self, deliveries: Iterator[Any]) -> Delivery:
+        delivery: Delivery = _opened(next(deliveries)) if self._is_sealed else next(deliveries)
+        return delivery
 
     def _note(self, delivery: Delivery) -> None:
         for scan_id, reason in delivery.skipped.items():
@@ -193,11 +199,11 @@ def _as_delivered(sealed: Any) -> Any:  # noqa: ANN401
     return sealed
 
 
-def _delivering(dataset: ScanDataset, requests: _Requests, workers: Workers) -> DataLoader[Any]:
+def _delivering(dataset: Dataset[Any], requests: _Requests, workers: Workers) -> DataLoader[Any]:
     own_generator = torch.Generator()  # the loader's default draws its workers' seed from the global stream
     ahead: dict[str, Any] = {"prefetch_factor": workers.prefetch, "persistent_workers": True} if workers.count else {}
     return DataLoader(
-        _Sealed(dataset),
+        dataset,
         batch_size=None,
         sampler=requests,
         num_workers=workers.count,

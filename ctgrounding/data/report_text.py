@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class ReportText:
             generator: Source of what is left out; nothing is without one.
         """
         shown = {name: report[name].strip() for name in self.sections if report.get(name, "").strip()}
-        if sum(len(_WORD.findall(text)) for text in shown.values()) < self.minimum_words:
+        if sum(_words(text) for text in shown.values()) < self.minimum_words:
             return ""
         if generator is not None:
             shown = self._thin(shown, generator)
@@ -73,8 +74,19 @@ class ReportText:
         return {name: " ".join(self._thin_sentences(text, generator)) for name, text in kept.items()}
 
     def _thin_sentences(self, text: str, generator: np.random.Generator) -> list[str]:
-        sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+        sentences = _sentences(text)
         draws = generator.random(len(sentences))
         kept = [s for s, draw in zip(sentences, draws, strict=True) if draw >= self.sentence_dropout]
         kept = kept or [sentences[int(np.argmax(draws))]]
         return [kept[i] for i in generator.permutation(len(kept))] if self.sentence_shuffle else kept
+
+
+@lru_cache(maxsize=2**12)
+def _words(text: str) -> int:
+    """Number of words; every epoch asks anew."""
+    return len(_WORD.findall(text))
+
+
+@lru_cache(maxsize=2**12)
+def _sentences(text: str) -> tuple[str, ...]:
+    return tuple(stripped for sentence in _SENTENCE_END.split(text) if (stripped := sentence.strip()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -150,11 +150,17 @@ class Head(nn.Module):
         self.standard = BatchStandardize(config.width) if config.standardize else nn.Identity()
         self.register_buffer("copied", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, rows: Float[Tensor, "R C"]) -> Float[Tensor, "R M"]:
-        """Project and bring to unit length; zero rows are legal."""
+    def forward(self, rows: Float[Tensor, "U C"], which: Int64[Tensor, "R"] | None = None) -> Float[Tensor, "R M"]:
+        """Project and bring to unit length; zero rows are legal.
+
+        Args:
+            rows: What to project.
+            which: Rows of the result, repeats included, which count in a standardisation; all of them if None.
+        """
         projected = self.layers(self.norm(rows))
         if projected.dtype in (torch.float16, torch.bfloat16):
             projected = projected.float()
+        projected = projected if which is None else projected.index_select(0, which)
         return functional.normalize(self.standard(projected), dim=-1)
 
 
@@ -202,13 +208,20 @@ class Heads(nn.Module):
         """
         return _project("image", name, self.image_heads, rows)
 
-    def text(self, name: str, rows: Float[Tensor, "R E"]) -> Float[Tensor, "R M"]:
+    def text(
+        self, name: str, rows: Float[Tensor, "U E"], which: Int64[Tensor, "R"] | None = None
+    ) -> Float[Tensor, "R M"]:
         """Unit embeddings of text vectors by the text head ``name``.
+
+        Args:
+            name: The head.
+            rows: Text vectors.
+            which: Those that are wanted, repeats included; all if None.
 
         Raises:
             ConfigError: If there is no such head, or it reads rows of another width.
         """
-        return _project("text", name, self.text_heads, rows)
+        return _project("text", name, self.text_heads, rows, which)
 
     def logit(self, name: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Scale (at most 100) and bias of the logit ``name``.
@@ -290,12 +303,12 @@ def _named(kind: str, name: str, modules: nn.ModuleDict) -> nn.Module:
     return modules[name]
 
 
-def _project(kind: str, name: str, heads: nn.ModuleDict, rows: Tensor) -> Tensor:
+def _project(kind: str, name: str, heads: nn.ModuleDict, rows: Tensor, which: Tensor | None = None) -> Tensor:
     head = _named(kind, name, heads)
     if isinstance(head, Head) and rows.shape[-1] != head.inputs:
         raise ConfigError(
             f"The {kind} head '{name}' reads rows of width {head.inputs}, but got {rows.shape[-1]}. "
             f"Declare a head of that width under model.heads.{kind}."
         )
-    embedded: Tensor = head(rows)
+    embedded: Tensor = head(rows, which)
     return embedded

@@ -54,7 +54,8 @@ class _NoHeads:
     def image(self, name: str, rows: Tensor) -> Tensor:
         raise ConfigError(f"Saved embeddings have no heads, so '{name}' cannot be applied. Load the model itself.")
 
-    text = image
+    def text(self, name: str, rows: Tensor, which: Tensor | None = None) -> Tensor:
+        return self.image(name, rows)
 
     def logit(self, name: str) -> tuple[Tensor, Tensor]:
         raise ConfigError(f"Saved embeddings have no logit '{name}'. Load the model itself.")

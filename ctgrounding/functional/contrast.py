@@ -38,16 +38,26 @@ class RowIds:
     group: Int64[Tensor, "R k"] | None = None
     subset: Int64[Tensor, "R"] | None = None
 
-    def packed(self) -> Int64[Tensor, "R n"]:
-        """One row of numbers a row, to travel together: target, subset, groups."""
+    def packed(self, absent: int = -1) -> Int64[Tensor, "R n"]:
+        """One row of numbers a row, to travel together: target, subset, groups.
+
+        Args:
+            absent: What stands for no target and no group; other for images than for texts, so that the two differ.
+        """
         subset = torch.zeros_like(self.target) if self.subset is None else self.subset
         group = self.target.new_empty((len(self.target), 0)) if self.group is None else self.group
-        return torch.cat([self.target[:, None], subset[:, None], group], dim=1)
+        numbers = torch.cat([self.target[:, None], subset[:, None], group], dim=1)
+        absences = numbers < 0
+        absences[:, 1] = False
+        return numbers.masked_fill_(absences, absent)
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Tells positive and excluded pairs of a tile; without ids, row i belongs to text i of the same rank."""
+    """Tells positive and excluded pairs of a tile; without ids, row i belongs to text i of the same rank.
+
+    Ids are packed, with absences that differ between the sides.
+    """
 
     image: Int64[Tensor, "M n"] | None
     text: Int64[Tensor, "W P n"] | None
@@ -55,27 +65,25 @@ class Pairing:
     own: int
 
     def positives_and_excluded(
-        self, rows: slice | Tensor, block: int, columns: slice | Tensor
+        self, rows: slice, block: int, columns: slice
     ) -> tuple[Positives, Bool[Tensor, "r c"] | None]:
         """Where a tile has positive pairs and where excluded ones, None for nowhere. A pair in both is excluded.
 
         Args:
-            rows: Image rows of the tile; without ids a slice, as ``columns``.
+            rows: Image rows of the tile.
             block: Rank of its texts.
             columns: Which of them.
         """
-        if isinstance(rows, slice) and isinstance(columns, slice) and (self.image is None or self.text is None):
-            return self._diagonal(rows, block, columns), None
         if self.image is None or self.text is None:
-            raise ConfigError("Rows without ids pair up by place, so a tile of them is a span.")
-        one, other = self.image[rows][:, None], self.text[block, columns]
-        positive = (one[..., 0] == other[:, 0]) & (one[..., 0] >= 0)
-        excluded = one[..., 1] != other[:, 1]
+            return self._diagonal(rows, block, columns), None
+        one, other = self.image[rows].T.contiguous()[..., None], self.text[block, columns].T.contiguous()
+        positive = one[0] == other[0]
+        excluded = one[1] != other[1]
         if self.duplicates != "negative":
             shared = torch.zeros_like(positive)
-            for mine in range(2, self.image.shape[-1]):
-                for theirs in range(2, self.text.shape[-1]):
-                    shared |= (one[..., mine] == other[:, theirs]) & (one[..., mine] >= 0)
+            for mine in one[2:]:
+                for theirs in other[2:]:
+                    shared |= mine == theirs
             if self.duplicates == "positive":
                 positive |= shared
             else:
@@ -174,7 +182,7 @@ class _Contrast(torch.autograd.Function):
         dtype = torch.float64 if torch.float64 in (image.dtype, text.dtype) else torch.float32
         image_ids, text_ids, duplicates = ids
         texts = Texts(text, text_ids, dtype)
-        image_numbers = None if image_ids is None else image_ids.packed()
+        image_numbers = None if image_ids is None else image_ids.packed(absent=-2)
         blocks = (len(texts.counts), max(texts.counts), text.shape[1])
         problem = Problem(
             image=image.to(dtype),

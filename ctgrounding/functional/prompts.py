@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,8 +13,13 @@ from ctgrounding.types import UNKNOWN_LABEL
 
 def text_keys(texts: Iterable[str]) -> Int64[Tensor, "T"]:
     """A number for each text, at least 0, equal on every rank and run for texts that differ in case or spaces only."""
-    digests = (hashlib.blake2b(" ".join(text.split()).casefold().encode(), digest_size=8).digest() for text in texts)
-    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
+    return torch.tensor([_text_key(text) for text in texts], dtype=torch.int64)
+
+
+@lru_cache(maxsize=2**14)
+def _text_key(text: str) -> int:
+    digest = hashlib.blake2b(" ".join(text.split()).casefold().encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def draw_variants(key: int, rows: Int64[Tensor, "B"], questions: int, variants: int) -> Int64[Tensor, "B Q"]:

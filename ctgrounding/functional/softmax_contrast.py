@@ -1,6 +1,7 @@
 """Softmax contrast (InfoNCE) over all ranks' texts, with the interface of the sigmoid one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
@@ -60,40 +61,83 @@ def softmax_contrast(
 
 
 def _sweep(problem: Problem) -> tuple[Tensor, Tensor]:
-    total, count = problem.bias_gradient.new_zeros(()), problem.bias_gradient.new_zeros(())
     blocks = [(block, texts.to(problem.image.dtype)) for block, texts in problem.texts.blocks()]
-    for tile in _tiles(problem, blocks):
-        part, weight = _rows(problem, tile, blocks)
-        total += part
-        count += weight
-    return total, count
+    pairing = problem.pairing
+    if pairing.image is None or pairing.text is None or len(problem.image) <= SUBSET_ROWS or _is_one(pairing.image):
+        most = max(1, min(TILE_ROWS, TILE_LOGITS // max(1, sum(len(texts) for _, texts in blocks))))
+        every = [slice(0, len(texts)) for _, texts in blocks]
+        return _sum(problem, blocks, (_Tile(rows, every) for rows in spans(len(problem.image), most)))
+    ordered, rows, columns = _by_subset(problem, pairing.image, pairing.text)
+    blocks = [(block, texts[columns[block, : len(texts)]]) for block, texts in blocks]
+    result = _sum(ordered, blocks, _subset_tiles(ordered, blocks))
+    if problem.image_gradient is not None and ordered.image_gradient is not None:
+        problem.image_gradient[rows] = ordered.image_gradient
+    if problem.text_gradient is not None and ordered.text_gradient is not None:
+        problem.text_gradient.scatter_(1, columns[..., None].expand_as(problem.text_gradient), ordered.text_gradient)
+    return result
+
+
+def _is_one(numbers: Tensor) -> bool:
+    return bool((numbers[:, 1] == numbers[0, 1]).all())
 
 
 class _Tile(NamedTuple):
     """Some image rows, and of each block of texts those that one of them may be compared with."""
 
-    rows: slice | Tensor
-    columns: Sequence[slice | Tensor]
+    rows: slice
+    columns: Sequence[slice]
 
 
-def _tiles(problem: Problem, blocks: Sequence[tuple[int, Tensor]]) -> Iterator[_Tile]:
-    """All rows, some at a time. Rows of few subsets stand together, beside the texts of these subsets alone."""
-    rows, pairing = len(problem.image), problem.pairing
-    most = max(1, min(TILE_ROWS, TILE_LOGITS // max(1, sum(len(texts) for _, texts in blocks))))
-    if pairing.image is None or pairing.text is None or rows <= SUBSET_ROWS or _is_one(pairing.image[:, 1]):
-        yield from (_Tile(part, [slice(0, len(texts)) for _, texts in blocks]) for part in spans(rows, most))
+def _by_subset(problem: Problem, image: Tensor, text: Tensor) -> tuple[Problem, Tensor, Tensor]:
+    """The problem with rows of one subset side by side, and the place that each row and each text had."""
+    rows = image[:, 1].argsort(stable=True)
+    counts = torch.tensor(problem.texts.counts, device=text.device)[:, None]
+    is_padding = torch.arange(text.shape[1], device=text.device) >= counts
+    columns = text[..., 1].masked_fill(is_padding, torch.iinfo(text.dtype).max).argsort(dim=1, stable=True)
+    ordered = replace(
+        problem,
+        image=problem.image[rows],
+        pairing=replace(problem.pairing, image=image[rows], text=text.gather(1, columns[..., None].expand_as(text))),
+        weight=None if problem.weight is None else problem.weight[rows],
+        image_gradient=None if problem.image_gradient is None else torch.zeros_like(problem.image_gradient),
+        text_gradient=None if problem.text_gradient is None else torch.zeros_like(problem.text_gradient),
+    )
+    return ordered, rows, columns
+
+
+def _subset_tiles(problem: Problem, blocks: Sequence[tuple[int, Tensor]]) -> Iterator[_Tile]:
+    """Rows of few subsets, beside the texts of these subsets alone."""
+    image, text = problem.pairing.image, problem.pairing.text
+    if image is None or text is None:
         return
-    kinds, order = pairing.image[:, 1].sort(stable=True)
-    others = [pairing.text[block, : len(texts), 1] for block, texts in blocks]
-    for part in spans(rows, min(most, max(SUBSET_ROWS, ceil(rows / SUBSET_TILES)))):
-        lowest, highest = kinds[part][0], kinds[part][-1]
-        columns = [((other >= lowest) & (other <= highest)).nonzero()[:, 0] for other in others]
-        if any(len(places) for places in columns):
-            yield _Tile(order[part], columns)
+    most = max(1, min(TILE_ROWS, TILE_LOGITS // max(1, sum(len(texts) for _, texts in blocks))))
+    parts = list(spans(len(image), min(most, max(SUBSET_ROWS, ceil(len(image) / SUBSET_TILES)))))
+    lowest, highest = (image[[at(part) for part in parts], 1] for at in (_first, _last))
+    edges = []
+    for block, texts in blocks:
+        kinds = text[block, : len(texts), 1].contiguous()
+        first, end = torch.searchsorted(kinds, lowest), torch.searchsorted(kinds, highest, right=True)
+        edges.append([slice(*pair) for pair in zip(first.tolist(), end.tolist(), strict=True)])
+    for part, columns in zip(parts, zip(*edges, strict=True), strict=True):
+        if any(places.stop > places.start for places in columns):
+            yield _Tile(part, columns)
 
 
-def _is_one(subsets: Tensor) -> bool:
-    return bool((subsets == subsets[0]).all())
+def _first(part: slice) -> int:
+    return int(part.start)
+
+
+def _last(part: slice) -> int:
+    return int(part.stop) - 1
+
+
+def _sum(problem: Problem, blocks: list[tuple[int, Tensor]], tiles: Iterable[_Tile]) -> tuple[Tensor, Tensor]:
+    total, count = problem.bias_gradient.new_zeros(()), problem.bias_gradient.new_zeros(())
+    for tile in tiles:
+        part, weight = _rows(problem, tile, blocks)
+        total += part
+        count += weight
+    return total, count
 
 
 def _rows(problem: Problem, tile: _Tile, blocks: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -105,28 +149,20 @@ def _rows(problem: Problem, tile: _Tile, blocks: list[tuple[int, Tensor]]) -> tu
     says = (positives > 0) & (compared.sum(1) > positives)
     weight = says.to(logits.dtype) if problem.weight is None else torch.where(says, problem.weight[tile.rows], 0.0)
     lowest = torch.finfo(logits.dtype).min / 2
-    shown = logits.masked_fill(~compared, lowest)
-    aim = positive / positives.clamp(min=1)[:, None]
-    lost = torch.logsumexp(shown, 1) - (shown * aim).sum(1)
-    total = torch.where(says, lost * weight, 0.0).sum(dtype=torch.float64)
+    aim = positive.to(logits.dtype).div_(positives.clamp(min=1)[:, None])
+    log_share = torch.log_softmax(logits.masked_fill(~compared, lowest), 1)
+    total = -((log_share * aim).sum(1) * weight).sum(dtype=torch.float64)
     if problem.wants_gradient:
-        gradient = (shown.softmax(1) - aim).mul_(weight[:, None])
+        gradient = log_share.exp_().sub_(aim).mul_(weight[:, None])
         start = 0
         for (block, texts), columns in zip(shown_texts, tile.columns, strict=True):
             part = gradient[:, start : start + len(texts)]
             start += len(texts)
             if problem.image_gradient is not None:
-                _add_product(problem.image_gradient, tile.rows, part, texts)
+                problem.image_gradient[tile.rows].addmm_(part, texts)
             if problem.text_gradient is not None:
-                _add_product(problem.text_gradient[block], columns, part.T, image)
+                problem.text_gradient[block, columns].addmm_(part.T, image)
     return total, weight.sum(dtype=torch.float64)
-
-
-def _add_product(target: Tensor, rows: slice | Tensor, left: Tensor, right: Tensor) -> None:
-    if isinstance(rows, slice):
-        target[rows].addmm_(left, right)
-    else:
-        target.index_add_(0, rows, left @ right)
 
 
 def _logits(
@@ -148,4 +184,6 @@ def _logits(
                 few[positive] = True
             positives.append(few)
         comparisons.append(compared)
+    if len(blocks) == 1:
+        return logits[0], positives[0], comparisons[0]
     return torch.cat(logits, 1), torch.cat(positives, 1), torch.cat(comparisons, 1)

@@ -28,7 +28,6 @@ class Statements:
         normal: Whether it says normal.
         organ_keys: Numbers of all texts that the report has about each organ, and of dictionary entries that may be
             true of it, -1 where there are fewer.
-        organ_ids: A number of each organ that no other organ on any rank has.
     """
 
     organ: Int64[Tensor, "R"]
@@ -37,16 +36,17 @@ class Statements:
     key: Int64[Tensor, "R"]
     normal: Bool[Tensor, "R"]
     organ_keys: Int64[Tensor, "O k"]
-    organ_ids: Int64[Tensor, "O"]
 
     def ids(self, entry_kinds: Int64[Tensor, "E"], entry_keys: Int64[Tensor, "E"]) -> tuple[RowIds, RowIds]:
-        """What the rows are to the contrast: organs on one side, statements and dictionary entries on the other."""
+        """What the rows are to the contrast: organs on one side, statements and dictionary entries on the other.
+
+        An organ's own texts need no group beside these: their keys are among its keys, or both are normal.
+        """
         pair = distributed.row_ids(len(self.organ), self.organ.device)
         normal = torch.where(self.normal, NORMAL, -1)
-        organ = self.organ_ids[self.organ]
         none = torch.full_like(entry_kinds, -1)
-        of_organs = torch.cat([torch.stack([organ, normal], dim=1), self.organ_keys[self.organ]], dim=1)
-        of_texts = torch.cat([torch.stack([organ, normal, self.key], 1), torch.stack([none, none, entry_keys], 1)])
+        of_organs = torch.cat([normal[:, None], self.organ_keys[self.organ]], dim=1)
+        of_texts = torch.cat([torch.stack([normal, self.key], 1), torch.stack([none, entry_keys], 1)])
         return (
             RowIds(pair, of_organs, self.kind),
             RowIds(torch.cat([pair, none]), of_texts, torch.cat([self.kind, entry_kinds])),
@@ -86,7 +86,6 @@ def pair_statements(
         key=torch.cat([key[kept], fixed.keys(normal_fixed[calm])]),
         normal=torch.cat([~abnormal[kept], torch.ones_like(calm, dtype=torch.bool)]),
         organ_keys=_table(torch.cat([organ, known_organ]), torch.cat([key, known_key]), len(shown)),
-        organ_ids=distributed.row_ids(len(shown), device),
     )
 
 

@@ -9,6 +9,8 @@ repeats itself because every segment sets its own seed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +72,27 @@ def step_loss(
 
 def zero_of(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Zero, attached to every trainable parameter, so that DDP sees a gradient for each."""
-    total = torch.zeros(())
-    for parameter in parameters:
-        if parameter.requires_grad:
-            total = total.to(parameter.device) + parameter.sum() * 0
-    return total
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        return torch.zeros(())
+    kind = reduce(torch.promote_types, (parameter.dtype for parameter in trained), torch.float32)
+    return _reaching(trained[0].new_zeros((), dtype=kind), *trained)
+
+
+class _Reach(torch.autograd.Function):
+    """A scalar as it is, whose gradient with respect to parameters is zero; it reads none of their values."""
+
+    @staticmethod
+    def forward(ctx: Any, scalar: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ANN401 - autograd's own context
+        ctx.parameters = parameters
+        return scalar.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - autograd's own context
+        return None, *(parameter.new_zeros(()).expand_as(parameter) for parameter in ctx.parameters)
+
+
+_reaching: Callable[..., Tensor] = _Reach.apply
 
 
 def _leaf(output: Tensor, has_gradient: bool) -> Tensor:

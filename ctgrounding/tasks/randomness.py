@@ -22,7 +22,10 @@ def seed_of(*key: int) -> int:
 
 def set_seed(*key: int) -> None:
     """Seed torch's global generators, so that dropout draws the same numbers whenever the key is the same."""
-    torch.manual_seed(seed_of(*key))
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed_of(*key))
+    else:  # torch.manual_seed notes a stack trace for each device that may come yet, which costs a millisecond
+        torch.default_generator.manual_seed(seed_of(*key))
 
 
 def generator(*key: int) -> torch.Generator:

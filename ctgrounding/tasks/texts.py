@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ctgrounding.types import Batch
 
@@ -88,12 +87,12 @@ def _append(
 ) -> tuple[Int64[Tensor, "T2 L2"], Bool[Tensor, "T2 L2"]]:
     if not extra:
         return tokens, mask
-    lengths = torch.tensor([len(row) for row in extra])
-    padded = pad_sequence(list(extra), batch_first=True, padding_value=pad_id)
-    length = max(padded.shape[1], tokens.shape[1])
-    real = torch.arange(length)[None] < lengths[:, None]
-    grow = torch.nn.functional.pad
-    tokens = grow(tokens, (0, length - tokens.shape[1]), value=pad_id)
-    mask = grow(mask, (0, length - mask.shape[1]), value=False)
-    padded = grow(padded, (0, length - padded.shape[1]), value=pad_id)
+    lengths = torch.tensor([row.shape[0] for row in extra])
+    length = max(int(lengths.max()), tokens.shape[1])
+    real = torch.arange(length) < lengths[:, None]
+    padded = torch.full(real.shape, pad_id).masked_scatter_(real, torch.cat(list(extra)))
+    if length > tokens.shape[1]:
+        room = (0, length - tokens.shape[1])
+        tokens = torch.nn.functional.pad(tokens, room, value=pad_id)
+        mask = torch.nn.functional.pad(mask, room, value=False)
     return torch.cat([tokens, padded.to(tokens.device)]), torch.cat([mask, real.to(mask.device)])

@@ -77,6 +77,33 @@ def test_a_sample_depends_on_seed_epoch_and_scan_alone(index, tokenizer):
     assert not same(one.sample(0, 0, repeat=1), one.sample(0, 0))
 
 
+class OneNumber:
+    """Stands for stored features: the first of a scan's hash."""
+
+    def read(self, record, start, shape):
+        return {"number": torch.tensor([int(record.sha256[:8], 16), *start, *shape])}
+
+
+def test_on_stored_features_only_the_report_is_made_anew(index, tokenizer, monkeypatch):
+    wording = ReportText(sentence_dropout=0.3, sentence_shuffle=True)
+    stored = {"report_text": wording, "crop": Crop((8, 20, 24), place="centre"), "features": OneNumber()}
+    kept = make(index, tokenizer, **stored)
+    keys = [(position, epoch) for position in range(6) for epoch in range(3)]
+    samples = {key: kept.sample(*key) for key in keys}
+    assert all(same(make(index, tokenizer, **stored).sample(*key), samples[key]) for key in keys)
+    voxels = make(index, tokenizer, **{**stored, "features": None})
+    for key, sample in samples.items():
+        whole = voxels.sample(*key)
+        assert sample["volume"].numel() == 0
+        for name in set(whole) - {"volume", "organs"}:
+            assert same(sample[name], whole[name]), name
+        assert list(sample["token_rows"]) == list(whole["token_rows"])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index), "record", None)
+        assert same(kept.sample(*keys[-1]), samples[keys[-1]])
+    assert samples[0, 0]["report"] != samples[0, 1]["report"]
+
+
 def test_equal_reports_are_worded_equally(index, tokenizer):
     wording = ReportText(findings_dropout=0.5, sentence_dropout=0.5, sentence_shuffle=True)
     dataset = make(index, tokenizer, report_text=wording)

@@ -188,3 +188,20 @@ def test_two_calls_before_one_backward():
     rows = torch.randn(6, 3, requires_grad=True)
     (standard(rows).square().sum() + standard(rows * 2).pow(3).sum()).backward()
     assert rows.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_text_that_is_wanted_often_is_projected_once_and_counts_often(standardize):
+    torch.manual_seed(0)
+    config = HeadConfig(kind="mlp", width=8, hidden=16, layer_norm=True, standardize=standardize)
+    heads = Heads(HeadsConfig(text={"main": config}), WIDTHS, text=5).double()
+    rows, which = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), torch.tensor([2, 0, 2, 2, 3])
+    weight = torch.randn(5, 8, dtype=torch.float64)
+    seen = []
+    heads.text_heads["main"].layers.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    made = [heads.text("main", rows, which), heads.text("main", rows[which])]
+    wanted = [rows, *heads.text_heads.parameters()]
+    gradients = [torch.autograd.grad((embedded * weight).sum(), wanted) for embedded in made]
+    assert seen == [4, 5]
+    for once, often in zip(*gradients, strict=True):
+        torch.testing.assert_close(once, often)

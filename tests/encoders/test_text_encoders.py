@@ -4,11 +4,14 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ctgrounding.encoders.text import open_clip
 from ctgrounding.encoders.text.base import pool
 from ctgrounding.encoders.text.hashed import HashedEmbedding
 from ctgrounding.encoders.text.open_clip import OpenClipText, OpenClipTokenizer
-from ctgrounding.encoders.text.sentences import SentenceText, SentenceTokenizer
+from ctgrounding.encoders.text.sentences import SentenceText, SentenceTokenizer, _sentences
 from ctgrounding.encoders.text.transformers import Lora, TransformersText
 from ctgrounding.errors import ConfigError
 
@@ -27,6 +30,12 @@ def rows_of(encoder, texts):
     for place, row in enumerate(rows):
         tokens[place, : len(row)], mask[place, : len(row)] = row, True
     return tokens, mask
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("aB1 .,;&<>'\"-/%\t\n\x1f\x7fé²amp"), max_size=60))
+def test_open_clip_tokens_of_a_text_are_those_of_the_library(text):
+    assert OpenClipTokenizer(512)(text).tolist()[1:-1] == open_clip._bundled().encode(text)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +227,27 @@ class TestSentenceText:
         assert passed == [3]
         torch.testing.assert_close(found[0], found[1])
         assert not torch.allclose(found[0], found[2])
+
+    def test_sentences__those_of_torch_unique_in_its_order(self):
+        torch.manual_seed(0)
+        tokens = torch.randint(-1, 3, (40, 9))  # boundaries anywhere: first, last, side by side
+        lengths = torch.randint(1, 10, (40,))
+        mask = torch.arange(9) < lengths[:, None]
+        rows, texts = [], []
+        for number, (row, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
+            pieces = [[]]
+            for token in row[:length]:
+                pieces.append([]) if token == -1 else pieces[-1].append(token)
+            rows += [piece + [-1] * (9 - len(piece)) for piece in pieces]
+            texts += [number] * len(pieces)
+        expected, where = torch.unique(torch.tensor(rows), dim=0, return_inverse=True)
+        unique, shown, which, text = _sentences(tokens, mask, pad_id=7)
+        longest = unique.shape[1]
+        torch.testing.assert_close(unique.masked_fill(~shown, -1), expected[:, :longest])
+        assert (expected[:, longest:] == -1).all()
+        assert (unique[~shown] == 7).all()
+        assert which.tolist() == where.tolist()
+        assert text.tolist() == texts
 
     def test_encode__every_parameter_learns(self, encoder):
         encoder(*rows_of(encoder, self.texts)).square().sum().backward()

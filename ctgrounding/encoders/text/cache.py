@@ -120,5 +120,6 @@ def weights_digest(module: nn.Module, *about: object) -> str:
 
 def row_keys(tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> list[bytes]:
     """SHA-256 of the real tokens of each row, whatever its padding."""
-    rows, lengths = tokens.cpu().numpy(), mask.sum(1).tolist()
-    return [hashlib.sha256(row[:length].tobytes()).digest() for row, length in zip(rows, lengths, strict=True)]
+    real = mask.cpu().numpy()
+    raw, ends = tokens.cpu().numpy()[real].tobytes(), (8 * real.sum(1).cumsum()).tolist()
+    return [hashlib.sha256(raw[start:end]).digest() for start, end in zip([0, *ends[:-1]], ends, strict=True)]

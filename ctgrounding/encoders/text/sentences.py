@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ctgrounding.encoders.readouts.base import LearnedQueries, check_parts
 from ctgrounding.encoders.text.base import TextEncoder, Tokenizer
@@ -18,6 +18,9 @@ from ctgrounding.errors import ConfigError
 SentencePart = Literal["mean", "max", "attention"]
 
 _BOUNDARY = -1
+_KEPT_SENTENCES = 20_000
+"""Sentences whose tokens a tokenizer keeps; reports are drawn anew in each epoch, their sentences come back."""
+
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+(?=[^\W\d_])|\n+")
 
 
@@ -42,22 +45,31 @@ class SentenceTokenizer(Tokenizer):
     def __init__(self, inner: Tokenizer, context_length: int) -> None:
         self.inner = inner
         self.context_length = context_length
+        self._kept: dict[str, Int64[Tensor, "L"]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": {}}
 
     def __call__(self, text: str) -> Int64[Tensor, "L"]:
         """Token ids, cut to the context length."""
-        boundary = torch.tensor([_BOUNDARY])
-        rows = [row for piece in self._pieces(text) for row in (boundary, self.inner(piece))][1:]
-        tokens = torch.cat(rows)[: self.context_length]
+        tokens = torch.cat([self._tokens(sentence) for sentence in _split(text)])[1 : self.context_length + 1]
         return tokens[:-1] if tokens[-1] == _BOUNDARY else tokens
 
     def count(self, text: str) -> int:
         """Number of tokens and boundaries before any cut."""
-        counts = [self.inner.count(piece) for piece in self._pieces(text)]
+        counts = [self.inner.count(piece) for sentence in _split(text) for piece in self._fitting(sentence)]
         return sum(counts) + len(counts) - 1
 
-    def _pieces(self, text: str) -> list[str]:
-        sentences = [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip()]
-        return [piece for sentence in sentences or [""] for piece in self._fitting(sentence)]
+    def _tokens(self, sentence: str) -> Int64[Tensor, "L"]:
+        """Tokens of a sentence, a boundary before it and between its pieces."""
+        if sentence not in self._kept:
+            if len(self._kept) >= _KEPT_SENTENCES:
+                self._kept.clear()
+            boundary = torch.tensor([_BOUNDARY])
+            self._kept[sentence] = torch.cat(
+                [row for piece in self._fitting(sentence) for row in (boundary, self.inner(piece))]
+            )
+        return self._kept[sentence]
 
     def _fitting(self, sentence: str) -> Iterator[str]:
         words = sentence.split()
@@ -67,6 +79,10 @@ class SentenceTokenizer(Tokenizer):
         half = len(words) // 2
         yield from self._fitting(" ".join(words[:half]))
         yield from self._fitting(" ".join(words[half:]))
+
+
+def _split(text: str) -> list[str]:
+    return [stripped for sentence in _SENTENCE_END.split(text) if (stripped := sentence.strip())] or [""]
 
 
 class SentenceText(TextEncoder):
@@ -116,11 +132,10 @@ class SentenceText(TextEncoder):
 
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row; every sentence that the rows hold is encoded once."""
-        rows, real, text = _sentences(tokens, mask, self.tokenizer.pad_id)
-        unique, which = torch.unique(rows.masked_fill(~real, _BOUNDARY), dim=0, return_inverse=True)
-        shown = unique != _BOUNDARY
-        vectors = self.sentence(unique.masked_fill(~shown, self.tokenizer.pad_id), shown)
-        return self._pool(vectors, which, text, len(tokens))
+        unique, shown, which, text = (
+            found.to(tokens.device) for found in _sentences(tokens, mask, self.tokenizer.pad_id)
+        )
+        return self._pool(self.sentence(unique, shown), which, text, len(tokens))
 
     def _pool(
         self, vectors: Float[Tensor, "U E"], which: Int64[Tensor, "N"], text: Int64[Tensor, "N"], texts: int
@@ -139,16 +154,30 @@ class SentenceText(TextEncoder):
 
 def _sentences(
     tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"], pad_id: int
-) -> tuple[Int64[Tensor, "N M"], Bool[Tensor, "N M"], Int64[Tensor, "N"]]:
-    """Every sentence as a padded row, its real tokens, and the text it stands in, in order."""
-    marks = mask & (tokens == _BOUNDARY)
-    number = marks.cumsum(1) + torch.cat([marks.new_zeros(1).long(), (marks.sum(1) + 1).cumsum(0)[:-1]])[:, None]
-    kept = mask & ~marks
-    lengths = torch.bincount(number[kept], minlength=int(marks.sum()) + len(tokens))
-    rows = pad_sequence(list(torch.split(tokens[kept], lengths.tolist())), batch_first=True, padding_value=pad_id)
-    real = torch.arange(rows.shape[1], device=tokens.device)[None] < lengths[:, None]
-    text = torch.arange(len(tokens), device=tokens.device).repeat_interleave(marks.sum(1) + 1)
-    return rows, real, text
+) -> tuple[Int64[Tensor, "U M"], Bool[Tensor, "U M"], Int64[Tensor, "N"], Int64[Tensor, "N"]]:
+    """Each different sentence once as a padded row, its real tokens, and where they stand.
+
+    Found on the host, where comparing sentences is cheap. The last two tensors name, for each place of a sentence in
+    order, the sentence and the text that it stands in.
+    """
+    real = mask.cpu().numpy()
+    words = tokens.cpu().numpy()[real]
+    ends = real.sum(1).cumsum()
+    marks = np.flatnonzero(words == _BOUNDARY)
+    stops = np.concatenate([ends, marks])  # an empty first sentence stops where the text before it ends
+    order = stops.argsort(kind="stable")
+    starts = np.concatenate([[0], (stops + (np.arange(len(stops)) >= len(ends)))[order][:-1]])
+    raw = words.astype(">i8").tobytes()  # big-endian bytes are in the order of their numbers
+    placed = [raw[8 * start : 8 * stop] for start, stop in zip(starts.tolist(), stops[order].tolist(), strict=True)]
+    number = {sentence: row for row, sentence in enumerate(sorted(set(placed)))}
+    lengths = np.array([len(sentence) // 8 for sentence in number])
+    shown = np.arange(lengths.max())[None] < lengths[:, None]
+    unique = np.full(shown.shape, pad_id, np.int64)
+    unique[shown] = np.frombuffer(b"".join(number), ">i8")
+    is_last = order < len(ends)
+    text = is_last.cumsum() - is_last
+    which = np.array([number[sentence] for sentence in placed])
+    return torch.from_numpy(unique), torch.from_numpy(shown), torch.from_numpy(which), torch.from_numpy(text)
 
 
 def _weighted_mean(
