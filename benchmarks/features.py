@@ -87,7 +87,8 @@ def step_of(config: Path, features: Path, *, in_place: bool) -> Step:
     data.setup("fit")
     use_stored(task.encoder, data)
     loader = data.train_dataloader()
-    optimizer = torch.optim.AdamW([item for item in task.parameters() if item.requires_grad], lr=1e-4, fused=True)
+    trained = [item for item in task.parameters() if item.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     task.train()
 
     def step() -> dict[str, float]:
@@ -97,7 +98,7 @@ def step_of(config: Path, features: Path, *, in_place: bool) -> Step:
         read = time.process_time()
         optimizer.zero_grad(set_to_none=True)
         task.training_step(batch, 0).backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)  # as Lightning does: what the optimizer steps
         optimizer.step()
         clock.global_step += 1
         return {"read": read - start, "train": time.process_time() - read, "step": time.process_time() - start}
