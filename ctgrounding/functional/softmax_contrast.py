@@ -112,7 +112,8 @@ def _subset_tiles(problem: Problem, blocks: Sequence[tuple[int, Tensor]]) -> Ite
         return
     most = max(1, min(TILE_ROWS, TILE_LOGITS // max(1, sum(len(texts) for _, texts in blocks))))
     parts = list(spans(len(image), min(most, max(SUBSET_ROWS, ceil(len(image) / SUBSET_TILES)))))
-    lowest, highest = (image[[at(part) for part in parts], 1] for at in (_first, _last))
+    lowest = image[[part.start for part in parts], 1]
+    highest = image[[part.stop - 1 for part in parts], 1]
     edges = []
     for block, texts in blocks:
         kinds = text[block, : len(texts), 1].contiguous()
@@ -121,14 +122,6 @@ def _subset_tiles(problem: Problem, blocks: Sequence[tuple[int, Tensor]]) -> Ite
     for part, columns in zip(parts, zip(*edges, strict=True), strict=True):
         if any(places.stop > places.start for places in columns):
             yield _Tile(part, columns)
-
-
-def _first(part: slice) -> int:
-    return int(part.start)
-
-
-def _last(part: slice) -> int:
-    return int(part.stop) - 1
 
 
 def _sum(problem: Problem, blocks: list[tuple[int, Tensor]], tiles: Iterable[_Tile]) -> tuple[Tensor, Tensor]:
