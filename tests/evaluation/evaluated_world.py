@@ -37,7 +37,8 @@ class UnitHeads:
             raise ConfigError(f"Image head '{name}' does not exist; there are {list(self.names)}.")
         return functional.normalize(rows, dim=-1)
 
-    text = image
+    def text(self, name, rows, which=None):
+        return self.image(name, rows if which is None else rows[which])
 
     def logit(self, name):
         return torch.tensor(10.0), torch.tensor(-10.0)
