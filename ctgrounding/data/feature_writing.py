@@ -67,7 +67,7 @@ class FeatureWriter(PartialFile):
         with self._writing():
             group = self._open_file().create_group(group_name(len(self._entries)))
             chunk = (min(_CHUNK_WORDS, max(1, len(words))),)
-            group.create_dataset("features", data=words, chunks=chunk, fletcher32=True, **codec)
+            self._store(group, "features", words, chunks=chunk, fletcher32=True, **codec)
         self._entries.append(
             FeatureEntry(
                 record.dataset,

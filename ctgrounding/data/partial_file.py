@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 
 import h5py
+import numpy as np
+from jaxtyping import Shaped
 
 from ctgrounding.data.patient_file import PatientFile
 from ctgrounding.data.shard_format import SUFFIX
@@ -82,6 +84,10 @@ class PartialFile(ABC):
             told = getattr(cause, "strerror", None) or str(cause)
             told = "the disk is full" if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else told
             raise ShardError(f"Cannot write {self._partial}: {told}. Check the folder and its free space.") from cause
+
+    def _store(self, group: h5py.Group, name: str, values: Shaped[np.ndarray, "..."], **options: object) -> None:
+        """Write an array now: HDF5 would wait until nobody holds it any more, and its place depend on when that is."""
+        group.create_dataset(name, data=values, **options).flush()
 
     def _open_file(self) -> h5py.File:
         if self._file is None:

@@ -181,4 +181,4 @@ class ShardWriter(PartialFile):
             options = dict(hdf5plugin.Blosc(cname=cname, clevel=5, shuffle=getattr(hdf5plugin.Blosc, shuffle)))
             options["chunks"] = tuple(min(c, s) for c, s in zip(self._chunk, voxels.shape, strict=True))
             options["fletcher32"] = True
-        group.create_dataset(name, data=np.ascontiguousarray(voxels), **options)
+        self._store(group, name, np.ascontiguousarray(voxels), **options)

@@ -99,6 +99,28 @@ def test_same_input_gives_the_same_bytes(tmp_path, codec):
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
+def test_bytes_do_not_depend_on_when_an_array_is_let_go_of(tmp_path, monkeypatch):
+    """A profiler that looks on keeps what a function has made alive for a while after it has returned."""
+    small = (12, 20, 24)
+
+    def write(path):
+        with writer_of(path) as writer:
+            for seed in range(2):
+                writer.write(record_of(str(seed), small), *voxels_of(seed, small))
+
+    write(tmp_path / "a.h5")
+    held, create = [], h5py.Group.create_dataset
+
+    def create_and_hold(*positional, **named):
+        held.append(create(*positional, **named))
+        return held[-1]
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", create_and_hold)
+    write(tmp_path / "b.h5")
+    assert len(held) == 4
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
 def test_layout_is_the_documented_one(tmp_path):
     with writer_of(tmp_path / "a.h5") as writer:
         writer.write(record_of(), *voxels_of())
