@@ -143,20 +143,27 @@ def table(quick: bool) -> dict[str, dict[str, float]]:
     rows, own = {}, encoders(quick=True)
     for name, make in encoders(quick).items():
         with torch.device("meta" if name in own else "cpu"):  # MONAI's need numbers while they are made
-            encoder = make().to("meta")
-        if counted(encoder, CPU_SHAPE)["gflop"] <= CPU_GFLOP["quick" if quick else "full"]:
-            rows[name] = cpu_times(make())
-        else:
-            rows[name] = {}
-        row = {"parameters_m": sum(item.numel() for item in encoder.parameters()) / 1e6, "axial_mm": encoder.axial_mm}
-        for size, shape in SHAPES.items():
-            counts = counted(encoder, shape)
-            row |= {f"{size}_{key}": value for key, value in counts.items()}
-            if not quick and counts["gflop"] <= WHOLE_GFLOP and counts["activation_gb"] <= WHOLE_GB:
-                row[f"{size}_forward_s"] = forward_seconds(make().eval(), shape)
-        rows[name] = row | rows[name]
+            shapes_alone = make().to("meta")
+        rows[name] = counts(shapes_alone)
+        is_timed = counted(shapes_alone, CPU_SHAPE)["gflop"] <= CPU_GFLOP["quick" if quick else "full"]
+        fitting = [] if quick else [size for size in SHAPES if is_within_limits(rows[name], size)]
+        if is_timed or fitting:
+            encoder = make().eval()
+            rows[name] |= {f"{size}_forward_s": forward_seconds(encoder, SHAPES[size]) for size in fitting}
+            rows[name] |= cpu_times(encoder) if is_timed else {}
         print(f"{name:26s} " + "  ".join(f"{key} {value:,.1f}" for key, value in rows[name].items()), flush=True)
     return rows
+
+
+def counts(encoder: ImageEncoder) -> dict[str, float]:
+    row = {"parameters_m": sum(item.numel() for item in encoder.parameters()) / 1e6, "axial_mm": encoder.axial_mm}
+    for size, shape in SHAPES.items():
+        row |= {f"{size}_{key}": value for key, value in counted(encoder, shape).items()}
+    return row
+
+
+def is_within_limits(row: dict[str, float], size: str) -> bool:
+    return row[f"{size}_gflop"] <= WHOLE_GFLOP and row[f"{size}_activation_gb"] <= WHOLE_GB
 
 
 def step(encoder: ImageEncoder, volume: Tensor, box: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Samples to the batch of one step, outside the workers."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,18 +16,8 @@ PADDING_HU = -1024
 EMPTY_SHAPE = (32, 64, 64)
 """Voxels of a micro-batch without scans, at least: a multiple of usual patches, so that it can be encoded."""
 
+_NOT_WORD = re.compile(r"[\W_]+")
 Triple = tuple[int, int, int]
-
-
-class _WordsAlone(dict[int, int]):
-    """For ``str.translate``: letters and digits as they are, a space for all else."""
-
-    def __missing__(self, code: int) -> int:
-        self[code] = code if chr(code).isalnum() else 32
-        return self[code]
-
-
-_words_alone = _WordsAlone()
 
 
 class Collate:
@@ -150,7 +141,7 @@ class _Texts:
 
 
 def _report_group(sample: Sample) -> int:
-    words = " ".join(sample["report"].casefold().translate(_words_alone).split())
+    words = _NOT_WORD.sub(" ", sample["report"].casefold()).strip()
     if not words:
         return stable_hash("no report", sample["dataset"], sample["scan_id"])
     return stable_hash("report", words)

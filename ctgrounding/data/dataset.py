@@ -93,7 +93,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class _Still:
+class _KeptScan:
     """What a sample on stored features is in every epoch: all but its report.
 
     Attributes:
@@ -132,7 +132,7 @@ class ScanDataset(Dataset[Delivery]):
         self._tokenizer = tokenizer
         self._tokens: dict[str, Int64[Tensor, "L"]] = {}
         self._verified: set[int] = set()
-        self._still: dict[int, _Still] = {}
+        self._kept: dict[int, _KeptScan] = {}
         self._mirrored = mirror_labels(index.classes)
         self._label_of = {name: label for label, name in index.classes.items()}
         self._other_side = {name: index.classes[int(self._mirrored[label])] for label, name in index.classes.items()}
@@ -190,24 +190,24 @@ class ScanDataset(Dataset[Delivery]):
         return self._assemble(draw.position, view, words, stable_hash(*key)), refusal
 
     def _of_features(self, features: StoredFeatures, draw: Draw, epoch: int) -> Sample:
-        still = self._still.get(draw.position) or self._made_still(draw.position)
-        view, sample = still.view, still.sample.copy()
+        kept = self._kept.get(draw.position) or self._keep(draw.position)
+        view, sample = kept.view, kept.sample.copy()
         sample["features"] = features.read(view.record, view.start, view.shape)
         sample["report"] = report = self._report(view.record, epoch, draw.repeat)
         if report:
             sample["token_rows"] = {report: self._tokenize(report), **sample["token_rows"]}
         return sample
 
-    def _made_still(self, position: int) -> _Still:
+    def _keep(self, position: int) -> _KeptScan:
         record = self.index.record(position)
         view = View(record, *self.recipe.crop.box(record.shape, record.spacing_mm))
         sample = self._described(view, Words.of(record, ""), _NO_VOXELS)
         if self.recipe.with_organs and record.organs_sha256:
             sample["organ_voxels"] = self._organ_voxels(record, np.arange(ORGAN_IDS, dtype=np.uint8))
-        still = _Still(view, sample)
-        if len(self._still) < _KEPT_SCANS:
-            self._still[position] = still
-        return still
+        kept = _KeptScan(view, sample)
+        if len(self._kept) < _KEPT_SCANS:
+            self._kept[position] = kept
+        return kept
 
     def _report(self, record: ScanRecord, epoch: int, repeat: int) -> str:
         keyed = None
