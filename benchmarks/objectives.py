@@ -136,13 +136,14 @@ def peak_in_fresh_process(name: str, rows: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def mb_per_added_rank(name: str, rows: int) -> float:
-    """Growth of a rank's peak from two to four gloo ranks, for each of the two added."""
-    peaks = []
-    for world in (2, 4):
-        with RankPool(world) as pool:
-            peaks.append(statistics.median(pool.run(peak_mb, name, rows)))
-    return (peaks[1] - peaks[0]) / 2
+def mb_per_added_rank(name: str, rows: int, pools: int) -> float:
+    """Growth of a rank's peak from two to four gloo ranks, for each of the two added; medians over fresh processes."""
+    peaks: dict[int, list[float]] = {2: [], 4: []}
+    for _ in range(pools):
+        for world, found in peaks.items():
+            with RankPool(world) as pool:
+                found += pool.run(peak_mb, name, rows)
+    return (statistics.median(peaks[4]) - statistics.median(peaks[2])) / 2
 
 
 def organ_labels(shape: tuple[int, int, int]) -> Tensor:
@@ -214,7 +215,7 @@ def metrics_ms_per_step(pairs: int, steps: int = 400) -> float:
 
 
 def measure(*, quick: bool) -> dict[str, float]:
-    rows, rank_rows, pairs = (2048, 512, 3) if quick else (8192, 2048, 5)
+    rows, rank_rows, pairs, pools = (2048, 512, 3, 1) if quick else (8192, 2048, 9, 3)
     shape, cell = ((56, 112, 112), (4, 8, 8)) if quick else ((112, 224, 224), (8, 16, 16))
     leaves = inputs(rows)
     step = {name: lambda work=work: work(*leaves) for name, work in STEPS.items()}
@@ -225,7 +226,7 @@ def measure(*, quick: bool) -> dict[str, float]:
     peaks = {name: peak_in_fresh_process(name, rows) for name in ("ours", "open_clip", "chunked")}
     for name in ("open_clip", "chunked"):
         result[f"memory_over_{name}"] = peaks["ours"] / peaks[name]
-    growth = {name: mb_per_added_rank(name, rank_rows) for name in ("ours", "open_clip")}
+    growth = {name: mb_per_added_rank(name, rank_rows, pools) for name in ("ours", "open_clip")}
     result["memory_per_rank_over_open_clip"] = growth["ours"] / growth["open_clip"]
     labels = organ_labels(shape)
     grid = tuple(size // step for size, step in zip(shape, cell, strict=True))

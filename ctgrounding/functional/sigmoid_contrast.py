@@ -7,8 +7,10 @@ from torch import Tensor
 from ctgrounding.functional.contrast import Duplicates, Positives, Problem, RowIds, contrast, spans
 from ctgrounding.types import Term
 
-TILE_ROWS, TILE_COLUMNS = 1024, 1024
-FOLDS = 3
+TILE_ROWS, TILE_COLUMNS = 2048, 1024
+STRIP_ROWS = 128
+"""Rows of a tile that the arithmetic between its products takes at a time on a CPU: they stay in a core's own cache."""
+FOLDS = 2
 
 
 def sigmoid_contrast(
@@ -65,71 +67,79 @@ def _sweep(problem: Problem) -> tuple[Tensor, Tensor]:
     for block, columns, texts in problem.texts.tiles(TILE_COLUMNS):
         scaled = (texts * problem.scale).T
         for rows in spans(len(problem.image), TILE_ROWS):
-            logits, spare = scratch.tiles(rows.stop - rows.start, len(texts))
-            torch.mm(problem.image[rows], scaled, out=logits).add_(problem.bias)
-            total += _tile(problem, logits, spare, rows, block, columns, texts)
+            images = problem.image[rows]
+            tile = torch.mm(images, scaled, out=scratch.tile(len(images), len(texts)))
+            for strip in spans(len(tile), scratch.strip_rows):
+                place = slice(rows.start + strip.start, rows.start + strip.stop)
+                total += _strip(problem, tile[strip], scratch, place, block, columns)
+            if problem.image_gradient is not None:
+                problem.image_gradient[rows].addmm_(tile, texts)
+            if problem.text_gradient is not None:
+                problem.text_gradient[block, columns].addmm_(tile.T, images)
     weight = problem.weight
     count = total.new_tensor(float(len(problem.image))) if weight is None else weight.sum(dtype=torch.float64)
     return total, count
 
 
 class _Scratch:
-    """Two tiles' memory, used again and again: fresh pages would cost as much as the arithmetic on them."""
+    """Memory of one tile and one strip, used again and again: fresh pages would cost as much as the arithmetic."""
 
     def __init__(self, problem: Problem) -> None:
         rows, columns = min(len(problem.image), TILE_ROWS), min(max(problem.texts.counts), TILE_COLUMNS)
-        self._memory = problem.image.new_empty(2, rows * columns)
+        self.strip_rows = STRIP_ROWS if problem.image.device.type == "cpu" else TILE_ROWS
+        self._tile = problem.image.new_empty(rows * columns)
+        self._strip = problem.image.new_empty(min(rows, self.strip_rows) * columns)
 
-    def tiles(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        first, second = self._memory[:, : rows * columns]
-        return first.view(rows, columns), second.view(rows, columns)
+    def tile(self, rows: int, columns: int) -> Tensor:
+        return self._tile[: rows * columns].view(rows, columns)
+
+    def like(self, strip: Tensor) -> Tensor:
+        return self._strip[: strip.numel()].view_as(strip)
 
 
-def _tile(
-    problem: Problem, logits: Tensor, spare: Tensor, rows: slice, block: int, columns: slice, texts: Tensor
-) -> Tensor:
-    """Sum of one tile; its gradient goes where the problem collects it. ``logits`` and ``spare`` are used up."""
+def _strip(
+    problem: Problem, strip: Tensor, scratch: _Scratch, rows: slice, block: int, columns: slice
+) -> Float[Tensor, ""]:
+    """Sum of some rows of a tile, whose cosines, scaled, become the gradient by their logits where one is wanted."""
+    spare = scratch.like(strip)
     positive, excluded = problem.pairing.positives_and_excluded(rows, block, columns)
-    logits = _turned(logits, positive)
+    logits = _turn(strip.add_(problem.bias), positive, spare)
     if excluded is not None:
         logits.masked_fill_(excluded, -torch.inf)
-    losses = _softplus_of_rows(logits, spare)
+    above = torch.clamp(logits, min=0, out=spare).sum(1)
+    chances = logits.sigmoid_()
+    losses = above + _softplus_of_minus_abs(chances, spare)
     weight = None if problem.weight is None else problem.weight[rows]
     total = (losses if weight is None else losses * weight).sum(dtype=torch.float64)
-    if not problem.wants_gradient:
-        return total
-    gradient = _turned(logits.sigmoid_(), positive)
-    if weight is not None:
-        gradient.mul_(weight[:, None])
-    problem.bias_gradient += gradient.sum()
-    if problem.image_gradient is not None:
-        problem.image_gradient[rows].addmm_(gradient, texts)
-    if problem.text_gradient is not None:
-        problem.text_gradient[block, columns].addmm_(gradient.T, problem.image[rows])
+    if problem.wants_gradient:
+        gradient = _turn(chances, positive, spare)
+        if weight is not None:
+            gradient.mul_(weight[:, None])
+        problem.bias_gradient += gradient.sum()
     return total
 
 
-def _softplus_of_rows(logits: Tensor, spare: Tensor) -> Tensor:
-    """``softplus(logits).sum(1)`` by ``max(x, 0) + log1p(exp(-abs(x)))``, with few logarithms, which cost most.
+def _softplus_of_minus_abs(chances: Tensor, spare: Tensor) -> Tensor:
+    """``softplus(-abs(x)).sum(1)`` from ``sigmoid(x)``, with few logarithms, which cost most.
 
-    Two terms of the sum become one by ``log1p(a) + log1p(b) = log1p(a + b + ab)``, which keeps what is tiny and
-    stays below ``2 ** 2 ** FOLDS``.
+    It is ``-log1p(-t)`` of ``t = min(sigmoid(x), 1 - sigmoid(x))``, which keeps what is tiny; where the difference
+    cancels, ``softplus(x)`` is at least log 2, and the error is that of its rounding. Two terms of the sum become one
+    by ``(1 - a)(1 - b) = 1 - (a + b - ab)``; as ``t`` is at most 1/2, that stays at least ``2 ** -2 ** FOLDS``.
     """
-    rest = torch.abs(logits, out=spare).neg_().exp_()
+    rest = torch.minimum(torch.sub(1.0, chances, out=spare), chances, out=spare)
     for _ in range(FOLDS):
         if rest.shape[1] % 2:
             break
         one, other = rest.chunk(2, dim=1)
-        rest = one.addcmul_(one, other).add_(other)
-    small = rest.log1p_().sum(1)
-    return small + torch.clamp(logits, min=0, out=spare).sum(1)
+        rest = one.addcmul_(one, other, value=-1.0).add_(other)
+    return -rest.neg_().log1p_().sum(1)
 
 
-def _turned(tile: Tensor, positive: Positives) -> Tensor:
-    """The tile with the sign of its positive pairs turned; few are turned in place."""
+def _turn(strip: Tensor, positive: Positives, spare: Tensor) -> Tensor:
+    """Turn the sign of positive pairs, in place."""
     if positive is None:
-        return tile
+        return strip
     if isinstance(positive, tuple):
-        tile[positive] = -tile[positive]
-        return tile
-    return torch.where(positive, -tile, tile)
+        strip[positive] = -strip[positive]
+        return strip
+    return torch.where(positive, torch.neg(strip, out=spare), strip, out=strip)

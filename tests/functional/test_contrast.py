@@ -109,6 +109,7 @@ def relative(found, wanted):
 def test_value_and_gradients_equal_one_process(loss, split, duplicates, monkeypatch):
     monkeypatch.setattr(sigmoid_module, "TILE_ROWS", 3)
     monkeypatch.setattr(sigmoid_module, "TILE_COLUMNS", 2)
+    monkeypatch.setattr(sigmoid_module, "STRIP_ROWS", 2)
     case = Case(split)
     totals, weights, image, text, scale, bias = expected(case, loss, duplicates)
     found = simulate_ranks(len(case.images), lambda rank: fused(case, rank, loss, duplicates))
