@@ -1,6 +1,7 @@
 """The image tower as a program for machines without ctgrounding: ``torch.export``, or ONNX."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -55,7 +56,7 @@ def write_program(tower: ImageTower, shape: Sequence[int], kind: Kind, folder: P
     Args:
         tower: The image tower.
         shape: Voxels of a volume along ``D H W``.
-        kind: ``torch``, or ``onnx``, which needs the packages onnx and onnxscript.
+        kind: ``torch``, or ``onnx``, which needs the extra ``ctgrounding[onnx]``.
         folder: Where to write.
 
     Raises:
@@ -65,19 +66,22 @@ def write_program(tower: ImageTower, shape: Sequence[int], kind: Kind, folder: P
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ConfigError(f"A program needs the voxels of a volume along D, H, W, but shape is {list(shape)}.")
-    if kind == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" and not find_spec(name)]
+    if missing:
         raise MissingDependencyError(
-            "ONNX needs the packages onnx and onnxscript. Install them, or export the image tower as torch."
+            f"ONNX needs {', '.join(missing)}, not installed here. Install with: pip install 'ctgrounding[onnx]', or "
+            "export the image tower as torch."
         )
     tower.eval()
     program, scans = _program(tower, shape)
-    if kind == "torch":
-        torch.export.save(program, folder / FILES[kind])
-        _check_torch(tower, shape, folder / FILES[kind])
-    else:
-        _write_onnx(program, folder / FILES[kind])
-        _check_onnx(tower, shape, folder / FILES[kind])
     about = _about(tower, shape, scans)
+    file = folder / FILES[kind]
+    if kind == "torch":
+        torch.export.save(program, file)
+        _check_torch(tower, shape, file)
+    else:
+        _write_onnx(program, list(about.outputs), file)
+        _check_onnx(tower, shape, file)
     (folder / ABOUT).write_text(json.dumps(asdict(about), indent=2) + "\n", encoding="utf-8")
     return about
 
@@ -135,23 +139,28 @@ def _check_torch(tower: ImageTower, shape: Sequence[int], file: Path) -> None:
         _compare(found, tower(*inputs), file)
 
 
-def _write_onnx(program: ExportedProgram, file: Path) -> None:
-    torch.onnx.export(program, f=file, input_names=list(_INPUTS), external_data=False, verbose=False)
+def _write_onnx(program: ExportedProgram, outputs: list[str], file: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's exporter calls what PyTorch deprecates
+            torch.onnx.export(
+                program, f=file, input_names=list(_INPUTS), output_names=outputs, external_data=False, verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(f"ONNX cannot hold this image tower: {reason} Export it as torch.") from error
 
 
 def _check_onnx(tower: ImageTower, shape: Sequence[int], file: Path) -> None:
-    """Where onnxruntime is there; without it the program is written unchecked."""
-    if find_spec("onnxruntime") is None:
-        return
     from onnxruntime import InferenceSession
 
     inputs = _boxed(tower, _example(shape, 1, seed=1))
     session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
     given = dict(zip(_INPUTS, (value.numpy() for value in inputs), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, map(torch.from_numpy, session.run(None, given)), strict=True))
     with torch.no_grad():
-        expected = tower(*inputs)
-    found = [torch.from_numpy(value) for value in session.run(None, given)]
-    _compare(dict(zip(expected, found, strict=True)), expected, file)
+        _compare(found, tower(*inputs), file)
 
 
 def _compare(found: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:

@@ -295,6 +295,23 @@ def tower_of(model):
     return ImageTower(model.encoder, tower_outputs(model.encoder, model.config["model"]["heads"]["image"], use)).eval()
 
 
+def onnx_program(file):
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def program(image_hu, valid_box):
+        found = session.run(None, {"image_hu": image_hu.numpy(), "valid_box": valid_box.numpy()})
+        return dict(zip(names, map(torch.from_numpy, found), strict=True))
+
+    return program
+
+
+PROGRAMS = {"torch": lambda file: torch.export.load(file).module(), "onnx": onnx_program}
+SUFFIXES = {"torch": "pt2", "onnx": "onnx"}
+
+
 class TestProgram:
     def test_tower_gives_what_evaluation_gives(self, run):
         model = ctgrounding.load(run)
@@ -329,30 +346,53 @@ class TestProgram:
         assert [text for text in (str(run), str(tmp_path), ctgrounding.__path__[0]) if text in held] == []
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["torch", "onnx"])
     @pytest.mark.parametrize("name", ENCODERS)
-    def test_program_of_other_encoders(self, name, tmp_path):
+    def test_program_of_other_encoders(self, name, kind, tmp_path):
         sections = config(tmp_path)["model"] | {"image": ENCODERS[name]}
         torch.manual_seed(0)
         encoder = build(sections).eval()
         tower = ImageTower(encoder, tower_outputs(encoder, sections["heads"]["image"], None)).eval()
-        about = write_program(tower, SHAPE, "torch", tmp_path)
+        about = write_program(tower, SHAPE, kind, tmp_path)
         assert about.scans == "any"
         assert about.valid_box == ("whole" if name == "resnet" else "any")
-        program = torch.export.load(tmp_path / "image_tower.pt2").module()
+        program = PROGRAMS[kind](tmp_path / f"image_tower.{SUFFIXES[kind]}")
         volumes, box = volumes_and_boxes(whole=name == "resnet")
         for scans in (1, 2):
             with torch.no_grad():
                 same(program(volumes[:scans], box[:scans]), tower(volumes[:scans], box[:scans]))
-        if name == "resnet":
+        if (name, kind) == ("resnet", "torch"):
             with pytest.raises(RuntimeError, match="volumes without padding"):
                 program(*volumes_and_boxes())
+
+    @pytest.mark.slow
+    def test_onnx_by_the_command(self, run, tmp_path):
+        words = [
+            "export",
+            "--model",
+            run,
+            "--output",
+            tmp_path / "out",
+            "--image_tower",
+            "onnx",
+            "--shape",
+            list(SHAPE),
+        ]
+        main(list(map(str, words)))
+        file = tmp_path / "out" / "image_tower.onnx"
+        found = onnx_program(file)(*volumes_and_boxes())
+        expected = expected_embeddings(ctgrounding.load(run))
+        same({f"image.{k}": v for k, v in found.items()}, {k: v for k, v in expected.items() if "image" in k})
+        assert list(found) == list(json.loads((tmp_path / "out" / "image_tower.json").read_text())["outputs"])
+        held = file.read_bytes().decode(errors="replace")
+        assert [text for text in (str(run), str(tmp_path), ctgrounding.__path__[0]) if text in held] == []
 
     def test_refusals(self, run, tmp_path, monkeypatch):
         tower = tower_of(ctgrounding.load(run))
         with pytest.raises(ConfigError, match="along D, H, W, but shape is \\[12, 24\\]"):
             write_program(tower, (12, 24), "torch", tmp_path)
         monkeypatch.setattr("ctgrounding.exported.program.find_spec", lambda name: None)
-        with pytest.raises(MissingDependencyError, match="ONNX needs the packages onnx and onnxscript"):
+        with pytest.raises(MissingDependencyError, match="ONNX needs onnx, onnxruntime, onnxscript, not installed"):
             write_program(tower, SHAPE, "onnx", tmp_path)
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(ConfigError, match="no image head that a volume alone feeds"):

@@ -52,7 +52,7 @@ class HuWindows(nn.Module):
         shape = [-1 if place == axis else 1 for place in range(values.ndim)]
         gain = (1 - self.low_value) / (self.high - self.low)
         shift = self.low_value - self.low * gain
-        return torch.addcmul(shift.view(shape), values, gain.view(shape)).clamp_(self.low_value, 1)
+        return torch.addcmul(shift.view(shape), values, gain.view(shape)).clamp_(self.low_value, 1.0)
 
 
 def outside_to_air(image_hu: Shaped[Tensor, "b D H W"], valid_box: Int64[Tensor, "b 3 2"]) -> Shaped[Tensor, "b D H W"]:
