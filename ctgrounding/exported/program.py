@@ -1,16 +1,20 @@
 """The image tower as a program for machines without ctgrounding: ``torch.export``, or ONNX."""
 
 import json
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -104,7 +108,7 @@ def _program(tower: ImageTower, shape: Sequence[int]) -> tuple[ExportedProgram, 
 
 def _traced(tower: ImageTower, example: tuple[Tensor, Tensor], batch: dict[int, Any] | None) -> ExportedProgram:
     shapes = None if batch is None else dict.fromkeys(_INPUTS, batch)
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         program = torch.export.export(tower, example, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
@@ -113,9 +117,21 @@ def _traced(tower: ImageTower, example: tuple[Tensor, Tensor], batch: dict[int, 
     return program
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the whole graph that PyTorch prints when an export fails; the error names the reason."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _is_dynamic(program: ExportedProgram) -> bool:
     values = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    return all(isinstance(value.shape[0], torch.SymInt) for value in values)
+    return not any(is_concrete_int(value.shape[0]) for value in values)
 
 
 def _example(shape: Sequence[int], scans: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import nn
 import ctgrounding
 from ctgrounding.cli import main
 from ctgrounding.data.index import load_index
+from ctgrounding.encoders.readouts import GlobalReadout, OrganTableReadout, Rows
 from ctgrounding.encoders.text.transformers import TransformersText
 from ctgrounding.errors import CheckpointError, ConfigError, MissingDependencyError
 from ctgrounding.exported import ImageTower, tower_outputs
@@ -312,6 +313,19 @@ PROGRAMS = {"torch": lambda file: torch.export.load(file).module(), "onnx": onnx
 SUFFIXES = {"torch": "pt2", "onnx": "onnx"}
 
 
+class Counting(GlobalReadout):
+    """Its code fixes the number of scans."""
+
+    def forward(self, dense, context):
+        return Rows(super().forward(dense, context).values + torch.zeros(len(dense.map), 1))
+
+
+class Branching(GlobalReadout):
+    def forward(self, dense, context):
+        rows = super().forward(dense, context)
+        return rows if float(rows.values.max()) > 0 else Rows(-rows.values)
+
+
 class TestProgram:
     def test_tower_gives_what_evaluation_gives(self, run):
         model = ctgrounding.load(run)
@@ -364,6 +378,29 @@ class TestProgram:
         if (name, kind) == ("resnet", "torch"):
             with pytest.raises(RuntimeError, match="volumes without padding"):
                 program(*volumes_and_boxes())
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["torch", "onnx"])
+    @pytest.mark.parametrize(("readout", "scans"), [(OrganTableReadout, "any"), (Counting, 1)])
+    def test_program_of_other_readouts(self, readout, scans, kind, tmp_path):
+        sections = config(tmp_path)["model"]
+        sections["readouts"]["global"] = {"class_path": f"{readout.__module__}.{readout.__name__}"}
+        torch.manual_seed(0)
+        encoder = build(sections).eval()
+        tower = ImageTower(encoder, [("global", "main")]).eval()
+        assert write_program(tower, SHAPE, kind, tmp_path).scans == scans
+        program = PROGRAMS[kind](tmp_path / f"image_tower.{SUFFIXES[kind]}")
+        volumes, box = volumes_and_boxes()
+        with torch.no_grad():
+            same(program(volumes[:1], box[:1]), tower(volumes[:1], box[:1]))
+
+    def test_a_tower_that_branches_on_numbers_is_refused_in_one_sentence(self, tmp_path, capfd):
+        sections = config(tmp_path)["model"]
+        sections["readouts"]["global"] = {"class_path": f"{Branching.__module__}.Branching"}
+        encoder = build(sections).eval()
+        with pytest.raises(ConfigError, match=r"cannot be written as a program: Could not .* must not branch on"):
+            write_program(ImageTower(encoder, [("global", "main")]), SHAPE, "torch", tmp_path)
+        assert capfd.readouterr() == ("", "")
 
     @pytest.mark.slow
     def test_onnx_by_the_command(self, run, tmp_path):

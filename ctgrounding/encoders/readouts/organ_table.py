@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ctgrounding import label_sets
+from ctgrounding.encoders.branches import is_exporting
 from ctgrounding.encoders.readouts.base import Readout, ReadoutContext, Rows
 from ctgrounding.encoders.readouts.organ import OrganPart, OrganReadout
 from ctgrounding.encoders.readouts.whole import GlobalPart, GlobalReadout
@@ -61,6 +63,8 @@ class OrganTableReadout(Readout):
     def forward(self, dense: DenseFeatures, context: ReadoutContext) -> Rows:
         """One row a scan."""
         whole = self.whole(dense, context).values
+        if is_exporting() and context.organs is None:  # how many organs there are cannot be looked up
+            return Rows(functional.pad(whole, (0, self.width - whole.shape[1])))
         found: Rows = self.organs(dense, context)
         codes = self.encode(found.values)
         table = codes.new_zeros(len(whole) * self.columns, codes.shape[1])
