@@ -16,6 +16,8 @@ from ctgrounding.ingest.audit.rule import AuditRule
 class JoinedTable:
     """Further columns of the scans, from another table.
 
+    Columns that the scans have already stay as they are; to take one from here, rename it in one of the tables.
+
     Attributes:
         table: Like every ``table`` of a card: a CSV, Parquet or Excel file under the root, or a pattern with
             ``*`` whose files are read as one table.

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ctgrounding.data.shards import Codec
@@ -126,13 +126,19 @@ def _inputs(root: Path, scans: Sequence[PlannedScan], studies: Mapping[str, Sequ
     """Hash of table rows and the size and time of every input file."""
     digest = hashlib.sha256()
     for scan in scans:
-        digest.update(
-            repr((scan, _stamp(scan.path, root), scan.organs_path and _stamp(scan.organs_path, root))).encode()
-        )
+        stamps = _stamp(scan.path, root), scan.organs_path and _stamp(scan.organs_path, root)
+        digest.update(repr((_within(root, scan), *stamps)).encode())
     own = {scan.scan_id for scan in scans}
     for group in studies.values():
-        digest.update(repr([scan for scan in group if scan.scan_id not in own]).encode())
+        digest.update(repr([_within(root, scan) for scan in group if scan.scan_id not in own]).encode())
     return digest.hexdigest()
+
+
+def _within(root: Path, scan: PlannedScan) -> PlannedScan:
+    """With paths from the root on, so that a dataset may move."""
+    base = root.resolve()
+    organs = scan.organs_path and scan.organs_path.relative_to(base)
+    return replace(scan, path=scan.path.relative_to(base), organs_path=organs)
 
 
 def _stamp(path: Path, root: Path) -> list[tuple[str, int, int]] | None:

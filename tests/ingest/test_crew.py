@@ -81,6 +81,16 @@ def test_workers__more_shards_than_are_begun_at_once(card, tmp_path):
     assert digests(tmp_path / "together") == digests(tmp_path / "alone")
 
 
+def test_a_dataset_that_was_moved_is_not_ingested_again(card, tmp_path):
+    output = tmp_path / "out"
+    run(card, output)
+    stamps = state(output)
+    (tmp_path / "hospital").rename(tmp_path / "elsewhere")
+    summary = run(card, output, root=tmp_path / "elsewhere")
+    assert (summary.shards_written, summary.shards_kept) == (0, 5)
+    assert state(output) == stamps
+
+
 def test_the_plan_is_written_before_any_scan_is_read(card, tmp_path, monkeypatch):
     seen = {}
 
