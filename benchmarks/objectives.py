@@ -28,7 +28,6 @@ import ctgrounding  # noqa: F401 (before Lightning: it mends torchvision beside 
 from ctgrounding import distributed
 from ctgrounding.functional.pooling import organ_weights
 from ctgrounding.functional.sigmoid_contrast import sigmoid_contrast
-from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.testing.ranks import RankPool
 
 WIDTH, CHUNK, ORGANS = 512, 512, 104
@@ -174,6 +173,8 @@ def metrics_ms_per_step(pairs: int, steps: int = 400) -> float:
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import CSVLogger
     from torch.utils.data import DataLoader
+
+    from ctgrounding.tasks.meters import PackedMeter, send  # here, as processes of ranks need no Lightning
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
