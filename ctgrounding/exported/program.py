@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -99,16 +100,15 @@ def _program(tower: ImageTower, shape: Sequence[int]) -> tuple[ExportedProgram, 
         return _traced(tower, _example(shape, 1), None), 1
     except (RuntimeError, TypeError, ValueError) as error:
         name = type(tower.image).__name__
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{name} cannot be written as a program: {reason} Its forward must not branch on numbers while "
-            "ctgrounding.encoders.branches.is_exporting()."
+            f"{name} cannot be written as a program: {_first_line(error)}. Its forward must not branch on numbers "
+            "while ctgrounding.encoders.branches.is_exporting()."
         ) from error
 
 
 def _traced(tower: ImageTower, example: tuple[Tensor, Tensor], batch: dict[int, Any] | None) -> ExportedProgram:
     shapes = None if batch is None else dict.fromkeys(_INPUTS, batch)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet_if_it_fails():
         program = torch.export.export(tower, example, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
@@ -118,15 +118,17 @@ def _traced(tower: ImageTower, example: tuple[Tensor, Tensor], batch: dict[int, 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_if_it_fails() -> Iterator[None]:
     """Without the whole graph that PyTorch prints when an export fails; the error names the reason."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    log, said = logging.getLogger("torch.fx.experimental.symbolic_shapes"), StringIO()
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(said):
             yield
     finally:
-        logging.disable(level)
+        log.setLevel(level)
+    sys.stderr.write(said.getvalue())
 
 
 def _is_dynamic(program: ExportedProgram) -> bool:
@@ -163,8 +165,13 @@ def _write_onnx(program: ExportedProgram, outputs: list[str], file: Path) -> Non
                 program, f=file, input_names=list(_INPUTS), output_names=outputs, external_data=False, verbose=False
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"ONNX cannot hold this image tower: {reason} Export it as torch.") from error
+        raise ConfigError(
+            f"ONNX cannot hold this image tower: {_first_line(error.__cause__ or error)}. Export it as torch."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".: ")
 
 
 def _check_onnx(tower: ImageTower, shape: Sequence[int], file: Path) -> None:

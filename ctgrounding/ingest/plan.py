@@ -124,19 +124,18 @@ def _grouped(scans: Iterable[PlannedScan]) -> dict[str, list[PlannedScan]]:
 
 def _inputs(root: Path, scans: Sequence[PlannedScan], studies: Mapping[str, Sequence[PlannedScan]]) -> str:
     """Hash of table rows and the size and time of every input file."""
-    digest = hashlib.sha256()
+    digest, base = hashlib.sha256(), root.resolve()
     for scan in scans:
         stamps = _stamp(scan.path, root), scan.organs_path and _stamp(scan.organs_path, root)
-        digest.update(repr((_within(root, scan), *stamps)).encode())
+        digest.update(repr((_below(base, scan), *stamps)).encode())
     own = {scan.scan_id for scan in scans}
     for group in studies.values():
-        digest.update(repr([_within(root, scan) for scan in group if scan.scan_id not in own]).encode())
+        digest.update(repr([_below(base, scan) for scan in group if scan.scan_id not in own]).encode())
     return digest.hexdigest()
 
 
-def _within(root: Path, scan: PlannedScan) -> PlannedScan:
+def _below(base: Path, scan: PlannedScan) -> PlannedScan:
     """With paths from the root on, so that a dataset may move."""
-    base = root.resolve()
     organs = scan.organs_path and scan.organs_path.relative_to(base)
     return replace(scan, path=scan.path.relative_to(base), organs_path=organs)
 

@@ -44,7 +44,7 @@ found = model(image_hu=given["volumes"], valid_box=given["box"], **model.tokeniz
 save_file({{f"image.{{k}}": v.contiguous() for k, v in found.image_embeds.items()}} |
           {{f"text.{{k}}": v.contiguous() for k, v in found.text_embeds.items()}}, sys.argv[3])
 """
-RUN_PROGRAM = """
+RUN_TORCH = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
@@ -53,6 +53,17 @@ given = load_file(sys.argv[2])
 save_file({k: v.contiguous() for k, v in program(given["volumes"], given["box"]).items()}, sys.argv[3])
 assert "ctgrounding" not in sys.modules
 """
+RUN_ONNX = """
+import sys
+from onnxruntime import InferenceSession
+from safetensors.numpy import load_file, save_file
+session = InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+given = load_file(sys.argv[2])
+found = session.run(None, {"image_hu": given["volumes"], "valid_box": given["box"]})
+save_file(dict(zip([output.name for output in session.get_outputs()], found)), sys.argv[3])
+assert not {"ctgrounding", "torch"} & set(sys.modules)
+"""
+RUN_PROGRAM = {"torch": RUN_TORCH, "onnx": RUN_ONNX}
 
 
 def write_checkpoint(folder, **changes):
@@ -335,27 +346,20 @@ class TestProgram:
         same({f"image.{k}": v for k, v in found.items()}, {k: v for k, v in expected.items() if "image" in k})
 
     @pytest.mark.slow
-    def test_program_runs_without_ctgrounding(self, run, tmp_path):
-        words = [
-            "export",
-            "--model",
-            run,
-            "--output",
-            tmp_path / "out",
-            "--image_tower",
-            "torch",
-            "--shape",
-            list(SHAPE),
-        ]
-        main(list(map(str, words)))
-        about = json.loads((tmp_path / "out" / "image_tower.json").read_text())
+    @pytest.mark.parametrize("kind", ["torch", "onnx"])
+    def test_program_of_the_command(self, run, kind, tmp_path):
+        out = tmp_path / "out"
+        words = ("--model", run, "--output", out, "--image_tower", kind, "--shape", list(SHAPE))
+        main(["export", *map(str, words)])
+        about = json.loads((out / "image_tower.json").read_text())
         assert (about["scans"], about["valid_box"], about["shape"]) == ("any", "any", list(SHAPE))
         assert about["outputs"]["depth.snippet"] == [None, 3, 8]
-        assert "any number of volumes of 12 x 24 x 32 voxels" in (tmp_path / "out" / "README.md").read_text()
-        file = tmp_path / "out" / "image_tower.pt2"
-        found = in_fresh_process(RUN_PROGRAM, file, folder=tmp_path)
+        assert "any number of volumes of 12 x 24 x 32 voxels" in (out / "README.md").read_text()
+        file = out / f"image_tower.{SUFFIXES[kind]}"
+        found = in_fresh_process(RUN_PROGRAM[kind], file, folder=tmp_path)
         expected = expected_embeddings(ctgrounding.load(run))
         same({f"image.{k}": v for k, v in found.items()}, {k: v for k, v in expected.items() if "image" in k})
+        assert found.keys() == about["outputs"].keys()
         held = file.read_bytes().decode(errors="replace")
         assert [text for text in (str(run), str(tmp_path), ctgrounding.__path__[0]) if text in held] == []
 
@@ -402,27 +406,13 @@ class TestProgram:
             write_program(ImageTower(encoder, [("global", "main")]), SHAPE, "torch", tmp_path)
         assert capfd.readouterr() == ("", "")
 
-    @pytest.mark.slow
-    def test_onnx_by_the_command(self, run, tmp_path):
-        words = [
-            "export",
-            "--model",
-            run,
-            "--output",
-            tmp_path / "out",
-            "--image_tower",
-            "onnx",
-            "--shape",
-            list(SHAPE),
-        ]
-        main(list(map(str, words)))
-        file = tmp_path / "out" / "image_tower.onnx"
-        found = onnx_program(file)(*volumes_and_boxes())
-        expected = expected_embeddings(ctgrounding.load(run))
-        same({f"image.{k}": v for k, v in found.items()}, {k: v for k, v in expected.items() if "image" in k})
-        assert list(found) == list(json.loads((tmp_path / "out" / "image_tower.json").read_text())["outputs"])
-        held = file.read_bytes().decode(errors="replace")
-        assert [text for text in (str(run), str(tmp_path), ctgrounding.__path__[0]) if text in held] == []
+    def test_what_onnx_cannot_hold_is_refused_in_one_sentence(self, run, tmp_path, monkeypatch):
+        def fail(*_, **__):
+            raise torch.onnx.OnnxExporterError("a step failed\nand a report") from RuntimeError("no such thing\nmore")
+
+        monkeypatch.setattr("torch.onnx.export", fail)
+        with pytest.raises(ConfigError, match=r"^ONNX cannot hold .*: no such thing\. Export it as torch\.$"):
+            write_program(tower_of(ctgrounding.load(run)), SHAPE, "onnx", tmp_path)
 
     def test_refusals(self, run, tmp_path, monkeypatch):
         tower = tower_of(ctgrounding.load(run))
