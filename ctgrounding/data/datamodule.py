@@ -1,7 +1,7 @@
 """Shards to training and evaluation batches, as Lightning asks for them."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,7 +9,6 @@ from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ctgrounding import questions
 from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.buckets import Buckets, bucketed
@@ -24,11 +23,11 @@ from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
 from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.data.spatial import SpatialTransform
+from ctgrounding.data.splits import SplitName, Splits, Stage
 from ctgrounding.errors import ConfigError
 from ctgrounding.types import Batch
 
 _log = logging.getLogger(__name__)
-SplitName = Literal["train", "dev", "val", "test", "all"]
 
 
 class ShardDataModule(LightningDataModule):
@@ -127,23 +126,18 @@ class ShardDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.seed = seed
-        self._sources = Sources(shards, supervision, shares)
-        self._dev_fraction = dev_fraction
-        self._train_fraction, self._train_fraction_seed = train_fraction, train_fraction_seed
-        self._buckets = buckets
-        self._features_folder = features
-        self.features: StoredFeatures | None = None
+        self._sources = Sources(shards, supervision, shares, one_scan_per_study)
+        stages = (train_split, val_split, test_split, predict_split)
+        self._splits = Splits(*stages, dev_fraction, train_fraction, train_fraction_seed)
         self._label_names = label_names
-        self._one_scan_per_study = one_scan_per_study
+        self._buckets = buckets
         self._last_batch: Literal["drop", "wrap"] = last_batch
         self._workers = Workers(num_workers, prefetch, worker_start)
-        stages = ("train", "val", "test", "predict")
-        self._splits = dict(zip(stages, (train_split, val_split, test_split, predict_split), strict=True))
-        _check_fractions(dev_fraction, train_fraction, self._splits)
-        wording = report_text or ReportText()
+        self._features_folder = features
+        self.features: StoredFeatures | None = None
         self._training = Recipe(
             crop=crop or Crop(),
-            report_text=wording,
+            report_text=report_text or ReportText(),
             with_organs=organs,
             mirror_probability=mirror_probability,
             spatial=spatial,
@@ -161,8 +155,7 @@ class ShardDataModule(LightningDataModule):
     def index(self) -> ScanIndex:
         """All scans of all sources and splits."""
         if self._index is None:
-            whole = self._sources.load().with_dev(self._dev_fraction)
-            self._index = whole.with_train_fraction(self._train_fraction, self._train_fraction_seed)
+            self._index = self._splits.divide(self._sources.load())
         return self._index
 
     @property
@@ -172,25 +165,19 @@ class ShardDataModule(LightningDataModule):
         Raises:
             ConfigError: If a name asked for is no label of the shards.
         """
-        known = self.index.label_names
-        names = known if self._label_names is None else _asked(self._label_names)
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigError(
-                f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
-            )
-        return names
+        return facts.label_columns(self.index, self._label_names)
 
     def label_counts(self) -> Int64[Tensor, "Q 2"]:
         """Number of negatives and positives of each label column in the training data."""
-        return facts.label_counts(self.index.of_split(self._splits["train"]), self.label_names)
+        return facts.label_counts(self._scans("train"), self.label_names)
 
     def organ_depths(self) -> Iterator[tuple[int, float]]:
         """Where training snippets lie in their scans, with the organ that each names."""
-        return facts.organ_depths(self.index.of_split(self._splits["train"]))
+        return facts.organ_depths(self._scans("train"))
 
-    def identities(self, stage: Literal["train", "val", "test", "predict"]) -> Iterator[tuple[str, str, str, str, str]]:
+    def identities(self, stage: Stage) -> Iterator[tuple[str, str, str, str, str]]:
         """Who is in the split of a stage: scan, dataset, patient, hash of voxels, report."""
-        return facts.identities(self.index.of_split(self._splits[stage]))
+        return facts.identities(self._scans(stage))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -222,9 +209,8 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Batches of this rank's share of each training step."""
-        scans = self.index.of_split(self._splits["train"])
-        sources = self._sources.training(scans, self._one_scan_per_study)
-        sampler: Sampler = TrainingSampler(sources, self.batch_size, self.seed, self._last_batch)
+        scans = self._scans("train")
+        sampler: Sampler = TrainingSampler(self._sources.training(scans), self.batch_size, self.seed, self._last_batch)
         if self._buckets is not None:
             sampler = self._bucketed(sampler, scans, self._buckets)
         return self._loader("train", scans, sampler, self._training)
@@ -257,7 +243,7 @@ class ShardDataModule(LightningDataModule):
         """One scan of the training split, as voxels and as what is stored of it; None where nothing is stored."""
         if self.features is None:
             return None
-        scans = self.index.of_split(self._splits["train"])
+        scans = self._scans("train")
         recipes = (replace(self._evaluation, features=None), replace(self._evaluation, features=self.features))
         as_voxels, as_stored = (
             self._collate(scans, recipe)([[self.dataset(scans, recipe).sample(0)]]) for recipe in recipes
@@ -293,9 +279,13 @@ class ShardDataModule(LightningDataModule):
                     f"data.features are of one view of each scan, but data.{name} draws another one each time. "
                     f"Set it as in {features.folder / 'features.yaml'}."
                 )
-        for stage in ("train", "val"):
-            features.check_holds(self.index.of_split(self._splits[stage]), self._splits[stage])
+        stages: tuple[Stage, ...] = ("train", "val")
+        for stage in stages:
+            features.check_holds(self._scans(stage), self._splits.of_stage(stage))
         self.features = features
+
+    def _scans(self, stage: Stage) -> ScanIndex:
+        return self.index.of_split(self._splits.of_stage(stage))
 
     def _begin(self) -> Position:
         return self._progress.begin(self.trainer, self._loaders["train"])
@@ -308,12 +298,12 @@ class ShardDataModule(LightningDataModule):
         _log.info("Padding is %.1f %% of an epoch's voxels; without data.buckets %.1f %%.", 100 * after, 100 * before)
         return made
 
-    def _evaluation_loader(self, stage: str) -> StepLoader:
-        scans = self.index.of_split(self._splits[stage])
+    def _evaluation_loader(self, stage: Stage) -> StepLoader:
+        scans = self._scans(stage)
         sampler = EvaluationSampler(range(len(scans)), self.evaluation_batch_size)
         return self._loader(stage, scans, sampler, self._evaluation)
 
-    def _loader(self, stage: str, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
+    def _loader(self, stage: Stage, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
         if stage in ("train", "val"):
             recipe = replace(recipe, features=self.features)
         self._loaders[stage] = StepLoader(
@@ -334,21 +324,3 @@ class ShardDataModule(LightningDataModule):
         d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
         kept = None if recipe.features is None else recipe.features.about.keep
         return Collate(pad_id, (d, h, w), recipe.with_organs, len(self.label_names), kept)
-
-
-def _check_fractions(dev_fraction: float, train_fraction: float, splits: Mapping[str, SplitName]) -> None:
-    if not 0.0 <= dev_fraction < 1.0:
-        raise ConfigError(f"data.dev_fraction is {dev_fraction}; a share of training patients lies in [0, 1).")
-    if not dev_fraction and "dev" in splits.values():
-        raise ConfigError("A split is dev, but data.dev_fraction is 0. Give the share of training patients for it.")
-    if not 0.0 < train_fraction <= 1.0:
-        raise ConfigError(f"data.train_fraction is {train_fraction}; a share of training patients lies in (0, 1].")
-    if train_fraction < 1 and splits["train"] != "train":
-        raise ConfigError(
-            f"data.train_fraction takes patients of the split train, but data.train_split is {splits['train']}. "
-            "Remove one of the two."
-        )
-
-
-def _asked(label_names: str | Sequence[str]) -> tuple[str, ...]:
-    return tuple(label_names if not isinstance(label_names, str) else (one.name for one in questions.load(label_names)))

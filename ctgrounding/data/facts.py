@@ -1,4 +1,4 @@
-"""What training data say before the first step: label counts, where organs are spoken of, who is in them."""
+"""What the scans of a run say before the first step: labels and their counts, where organs are named, who they are."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,8 +6,26 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ctgrounding import label_sets
+from ctgrounding import label_sets, questions
 from ctgrounding.data.index import ScanIndex
+from ctgrounding.errors import ConfigError
+
+
+def label_columns(scans: ScanIndex, asked: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Label columns of a batch: names asked for, those of a question list, or all that the shards have.
+
+    Raises:
+        ConfigError: If a name asked for is no label of the shards.
+    """
+    known = scans.label_names
+    if asked is None:
+        return known
+    names = tuple(asked if not isinstance(asked, str) else (question.name for question in questions.load(asked)))
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"data.label_names has '{unknown[0]}', which no scan of the shards states. They have: {list(known)}."
+        )
+    return names
 
 
 def label_counts(scans: ScanIndex, label_names: Sequence[str]) -> Int64[Tensor, "Q 2"]:

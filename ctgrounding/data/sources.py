@@ -32,6 +32,7 @@ class Sources:
         shards: As in :class:`ctgrounding.data.datamodule.ShardDataModule`.
         supervision: Supervision file to lay over all of them, None for none.
         shares: Shares of training by what supervises a scan, None for what there is.
+        one_scan_per_study: Whether training draws the reconstructions of a study as one.
 
     Raises:
         ConfigError: If no shard is named.
@@ -42,10 +43,12 @@ class Sources:
         shards: str | Sequence[str] | Mapping[str, ShardSource],
         supervision: str | None = None,
         shares: Shares | None = None,
+        one_scan_per_study: bool = True,
     ) -> None:
         self._sources = _named(shards)
         self._supervision = supervision
         self._shares = shares
+        self._one_scan_per_study = one_scan_per_study
         self._owner: dict[Path, str] = {}
 
     def load(self) -> ScanIndex:
@@ -61,22 +64,21 @@ class Sources:
         _refuse_leaks(index)
         return index if self._supervision is None else lay_over(index, self._supervision)
 
-    def training(self, scans: ScanIndex, one_scan_per_study: bool) -> list[Source]:
+    def training(self, scans: ScanIndex) -> list[Source]:
         """What training draws from: studies or scans, by source where weights tell them apart.
 
         Args:
             scans: The scans to train on, of :meth:`load`.
-            one_scan_per_study: Whether the reconstructions of a study are drawn as one.
 
         Raises:
             ConfigError: If a share is asked for of which there is no scan.
         """
-        sources = self._by_name(scans, one_scan_per_study)
+        sources = self._by_name(scans)
         return sources if self._shares is None else self._shares.divide(sources, scans)
 
-    def _by_name(self, scans: ScanIndex, one_scan_per_study: bool) -> list[Source]:
+    def _by_name(self, scans: ScanIndex) -> list[Source]:
         units: dict[str, list[tuple[int, ...]]] = {name: [] for name in self._sources}
-        groups = scans.of_studies() if one_scan_per_study else [(i,) for i in range(len(scans))]
+        groups = scans.of_studies() if self._one_scan_per_study else [(i,) for i in range(len(scans))]
         for group in groups:
             units[self._owner[scans.shard(group[0])[0].path]].append(group)
         if all(source.weight is None for source in self._sources.values()):
