@@ -13,12 +13,13 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 from ctgrounding.commands.frozen_model import open_frozen
-from ctgrounding.data.dataset import Recipe, ScanDataset
+from ctgrounding.data.dataset import ScanDataset
 from ctgrounding.data.feature_format import TEXT_FOLDER, Arrays, FeatureAbout
 from ctgrounding.data.feature_reading import FeatureShard
 from ctgrounding.data.feature_writing import FeatureWriter
 from ctgrounding.data.index import ScanIndex, load_index
 from ctgrounding.data.overlay import lay_over
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.stems import STEMS, Features, Keep, Stem, check_rest, is_made, stem_digest
 from ctgrounding.errors import ConfigError, ShardError

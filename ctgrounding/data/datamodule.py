@@ -12,11 +12,11 @@ from torch import Tensor
 from ctgrounding.data import facts
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.buckets import Buckets, bucketed
-from ctgrounding.data.collate import Collate
-from ctgrounding.data.dataset import Recipe, ScanDataset, Tokenizer
+from ctgrounding.data.dataset import ScanDataset
 from ctgrounding.data.feature_reading import StoredFeatures
 from ctgrounding.data.index import ScanIndex
 from ctgrounding.data.loader import Position, StepLoader, Workers
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.resume import Progress
 from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
@@ -24,6 +24,7 @@ from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.data.spatial import SpatialTransform
 from ctgrounding.data.splits import SplitName, Splits, Stage
+from ctgrounding.data.tokens import Tokenizer
 from ctgrounding.errors import ConfigError
 from ctgrounding.types import Batch
 
@@ -115,10 +116,19 @@ class ShardDataModule(LightningDataModule):
         predict_split: SplitName = "test",
     ) -> None:
         super().__init__()
-        if not 0.0 <= mirror_probability <= 1.0:
-            raise ConfigError(f"data.mirror_probability is {mirror_probability}; a probability lies in [0, 1].")
+        self._training = Recipe(
+            crop=crop or Crop(),
+            report_text=report_text or ReportText(),
+            with_organs=organs,
+            mirror_probability=mirror_probability,
+            spatial=spatial,
+            is_random=True,
+            seed=seed,
+            skips_damaged=on_error == "skip",
+        )
+        self._evaluation = replace(self._training, crop=evaluation_crop or Crop(), is_random=False)
         if buckets is not None:
-            buckets.check(batch_size, micro_batch_size, crop or Crop(), shares is not None)
+            buckets.check(batch_size, micro_batch_size, self._training.crop, shares is not None)
         for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
             if size is not None and size < 1:
                 raise ConfigError(f"data.{name} is {size}; it must be at least 1.")
@@ -135,17 +145,6 @@ class ShardDataModule(LightningDataModule):
         self._workers = Workers(num_workers, prefetch, worker_start)
         self._features_folder = features
         self.features: StoredFeatures | None = None
-        self._training = Recipe(
-            crop=crop or Crop(),
-            report_text=report_text or ReportText(),
-            with_organs=organs,
-            mirror_probability=mirror_probability,
-            spatial=spatial,
-            is_random=True,
-            seed=seed,
-            skips_damaged=on_error == "skip",
-        )
-        self._evaluation = replace(self._training, crop=evaluation_crop or Crop(), is_random=False)
         self._index: ScanIndex | None = None
         self._tokenizer: Tokenizer | None = None
         self._loaders: dict[str, StepLoader] = {}
@@ -244,11 +243,9 @@ class ShardDataModule(LightningDataModule):
         if self.features is None:
             return None
         scans = self._scans("train")
-        recipes = (replace(self._evaluation, features=None), replace(self._evaluation, features=self.features))
-        as_voxels, as_stored = (
-            self._collate(scans, recipe)([[self.dataset(scans, recipe).sample(0)]]) for recipe in recipes
-        )
-        return as_voxels, as_stored
+        recipes = (self._evaluation, replace(self._evaluation, features=self.features))
+        as_voxels, as_stored = (self.dataset(scans, recipe) for recipe in recipes)
+        return as_voxels.collate()([[as_voxels.sample(0)]]), as_stored.collate()([[as_stored.sample(0)]])
 
     def dataset(self, scans: ScanIndex, recipe: Recipe | None = None) -> ScanDataset:
         """Samples of some scans, as evaluation sees them or by a recipe.
@@ -267,18 +264,11 @@ class ShardDataModule(LightningDataModule):
             ConfigError: If training samples are drawn at random, which stored features cannot follow, or scans
                 have no features.
         """
-        drawn = self._training
-        is_drawn = drawn.crop.shape is not None and drawn.crop.place == "random"
-        for name, moves in (
-            ("mirror_probability", drawn.mirror_probability > 0),
-            ("spatial", drawn.spatial is not None),
-            ("crop", is_drawn),
-        ):
-            if moves:
-                raise ConfigError(
-                    f"data.features are of one view of each scan, but data.{name} draws another one each time. "
-                    f"Set it as in {features.folder / 'features.yaml'}."
-                )
+        if (name := self._training.moved_by()) is not None:
+            raise ConfigError(
+                f"data.features are of one view of each scan, but data.{name} draws another one each time. "
+                f"Set it as in {features.folder / 'features.yaml'}."
+            )
         stages: tuple[Stage, ...] = ("train", "val")
         for stage in stages:
             features.check_holds(self._scans(stage), self._splits.of_stage(stage))
@@ -306,10 +296,11 @@ class ShardDataModule(LightningDataModule):
     def _loader(self, stage: Stage, scans: ScanIndex, sampler: Sampler, recipe: Recipe) -> StepLoader:
         if stage in ("train", "val"):
             recipe = replace(recipe, features=self.features)
+        dataset = self.dataset(scans, recipe)
         self._loaders[stage] = StepLoader(
-            self.dataset(scans, recipe),
+            dataset,
             sampler,
-            self._collate(scans, recipe),
+            dataset.collate(),
             rank=0 if self.trainer is None else self.trainer.global_rank,
             world_size=1 if self.trainer is None else self.trainer.world_size,
             micro_batch_size=self.micro_batch_size,
@@ -317,10 +308,3 @@ class ShardDataModule(LightningDataModule):
             workers=self._workers,
         )
         return self._loaders[stage]
-
-    def _collate(self, scans: ScanIndex, recipe: Recipe) -> Collate:
-        pad_id = 0 if self._tokenizer is None else self._tokenizer.pad_id
-        spacing_mm = scans.record(0).spacing_mm if len(scans) else (1.0, 1.0, 1.0)
-        d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
-        kept = None if recipe.features is None else recipe.features.about.keep
-        return Collate(pad_id, (d, h, w), recipe.with_organs, len(self.label_names), kept)

@@ -1,7 +1,6 @@
 """One scan as a sample: read, cropped, mirrored, worded and tokenised."""
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,64 +8,26 @@ from jaxtyping import Int16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ctgrounding.data.augment import Crop
+from ctgrounding.data.collate import Collate
 from ctgrounding.data.feature_reading import StoredFeatures
 from ctgrounding.data.index import ScanIndex
 from ctgrounding.data.keys import keyed_generator, stable_hash
 from ctgrounding.data.mirror import mirror_labels
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.records import ScanRecord
-from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.sampler import Draw
 from ctgrounding.data.shards import check_hashes
-from ctgrounding.data.spatial import Moved, SpatialTransform
+from ctgrounding.data.spatial import Moved
+from ctgrounding.data.tokens import Tokenizer, TokenRows
 from ctgrounding.data.view import View
 from ctgrounding.data.words import Words
 from ctgrounding.errors import ReportError, ShardError
 from ctgrounding.types import ORGAN_IDS, Sample, SnippetItem
 
-_TOKEN_CACHE = 20_000
 _KEPT_SCANS = 8_192
 """Scans of which a process keeps what no epoch changes; some 40 kB each, features not counted."""
 
 _NO_VOXELS = np.zeros((0, 0, 0), np.int16)
-
-
-class Tokenizer(Protocol):
-    """What the data module needs of a text encoder's tokenizer; it must pickle."""
-
-    pad_id: int
-
-    def __call__(self, text: str) -> Int64[Tensor, "L"]:
-        """Token ids of a text, without padding."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How scans become samples.
-
-    Attributes:
-        crop: The part that a sample shows.
-        report_text: How its report is worded.
-        label_names: Label columns, in the order of ``Batch["labels"]``.
-        with_organs: Whether label maps are read.
-        mirror_probability: How often a sample is mirrored.
-        spatial: What else moves a sample, None for nothing; used where draws are random.
-        is_random: Whether crops, mirror and wording are drawn at random; the middle and the full text else.
-        seed: Key of the draws.
-        skips_damaged: Whether a scan that cannot be read is left out and counted; it stops the run else.
-        features: What stands in the place of image and label map; None reads these.
-    """
-
-    crop: Crop = field(default_factory=Crop)
-    report_text: ReportText = field(default_factory=ReportText)
-    label_names: tuple[str, ...] = ()
-    with_organs: bool = True
-    mirror_probability: float = 0.0
-    spatial: SpatialTransform | None = None
-    is_random: bool = False
-    seed: int = 0
-    skips_damaged: bool = False
-    features: StoredFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +78,7 @@ class ScanDataset(Dataset[Delivery]):
 
     Examples:
         >>> import tempfile, torch
+        >>> from ctgrounding.data.augment import Crop
         >>> from ctgrounding.data.index import load_index
         >>> from ctgrounding.testing.shards import write_tiny_shards
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +91,7 @@ class ScanDataset(Dataset[Delivery]):
     def __init__(self, index: ScanIndex, recipe: Recipe, tokenizer: Tokenizer) -> None:
         self.index = index
         self.recipe = recipe
-        self._tokenizer = tokenizer
-        self._tokens: dict[str, Int64[Tensor, "L"]] = {}
+        self._tokens = TokenRows(tokenizer)
         self._verified: set[int] = set()
         self._kept: dict[int, _KeptScan] = {}
         self._mirrored = mirror_labels(index.classes)
@@ -173,6 +134,14 @@ class ScanDataset(Dataset[Delivery]):
         """
         return self._sample(Draw(position, repeat), epoch)[0]
 
+    def collate(self) -> Collate:
+        """What makes batches of these samples."""
+        recipe = self.recipe
+        spacing_mm = self.index.record(0).spacing_mm if len(self) else (1.0, 1.0, 1.0)
+        d, h, w = (extent or 1 for extent in recipe.crop.extent_vox(spacing_mm))
+        kept = None if recipe.features is None else recipe.features.about.keep
+        return Collate(self._tokens.pad_id, (d, h, w), recipe.with_organs, len(recipe.label_names), kept)
+
     def _sample(self, draw: Draw, epoch: int) -> tuple[Sample, str]:
         if self.recipe.features is not None:
             return self._of_features(self.recipe.features, draw, epoch), ""
@@ -195,7 +164,7 @@ class ScanDataset(Dataset[Delivery]):
         sample["features"] = features.read(view.record, view.start, view.shape)
         sample["report"] = report = self._report(view.record, epoch, draw.repeat)
         if report:
-            sample["token_rows"] = {report: self._tokenize(report), **sample["token_rows"]}
+            sample["token_rows"] = {report: self._tokens.of(report), **sample["token_rows"]}
         return sample
 
     def _keep(self, position: int) -> _KeptScan:
@@ -256,7 +225,7 @@ class ScanDataset(Dataset[Delivery]):
             organ_sentences=sentences,
             organ_findings=words.findings_of(self._label_of),
             labels=words.label_row(self.recipe.label_names),
-            token_rows={text: self._tokenize(text) for text in texts if text},
+            token_rows={text: self._tokens.of(text) for text in texts if text},
             snippets_dropped=dropped,
         )
 
@@ -277,13 +246,6 @@ class ScanDataset(Dataset[Delivery]):
         for organ, voxels in (record.organ_voxels or {}).items():
             counts[int(table[self._label_of[organ]])] = voxels
         return counts
-
-    def _tokenize(self, text: str) -> Int64[Tensor, "L"]:
-        if text not in self._tokens:
-            if len(self._tokens) >= _TOKEN_CACHE:
-                self._tokens.clear()
-            self._tokens[text] = self._tokenizer(text)
-        return self._tokens[text]
 
 
 def _follow(snippets: list[SnippetItem], moved: Moved) -> list[SnippetItem]:

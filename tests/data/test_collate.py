@@ -7,8 +7,9 @@ import torch
 
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import EMPTY_SHAPE, Collate
-from ctgrounding.data.dataset import Recipe, ScanDataset
+from ctgrounding.data.dataset import ScanDataset
 from ctgrounding.data.keys import stable_hash
+from ctgrounding.data.recipe import Recipe
 
 NAMES = ("ball", "unsure")
 

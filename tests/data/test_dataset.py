@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ctgrounding.data.augment import Crop
-from ctgrounding.data.dataset import Delivery, Recipe, Request, ScanDataset
+from ctgrounding.data.dataset import Delivery, Request, ScanDataset
 from ctgrounding.data.index import load_index
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.sampler import Draw
 from ctgrounding.data.shards import ShardWriter

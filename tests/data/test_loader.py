@@ -5,9 +5,10 @@ import torch
 
 from ctgrounding.data.augment import Crop
 from ctgrounding.data.collate import Collate
-from ctgrounding.data.dataset import Recipe, ScanDataset
+from ctgrounding.data.dataset import ScanDataset
 from ctgrounding.data.index import load_index
 from ctgrounding.data.loader import Position, StepLoader, Workers
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.sampler import EvaluationSampler, Source, TrainingSampler
 from ctgrounding.errors import ShardError
 from ctgrounding.testing.shards import write_tiny_shards

@@ -8,8 +8,9 @@ import torch
 import torchio
 
 from ctgrounding.data.augment import Crop
-from ctgrounding.data.dataset import Recipe, ScanDataset
+from ctgrounding.data.dataset import ScanDataset
 from ctgrounding.data.index import load_index
+from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.spatial import SpatialTransform
 from ctgrounding.errors import ConfigError
 from ctgrounding.geometry import Grid
