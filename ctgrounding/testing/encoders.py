@@ -1,32 +1,20 @@
 """A contract suite for image encoders: does a plug-in keep what readouts and objectives rely on?"""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Int64
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.testing.encoder_grid import misplaced_cells
 from ctgrounding.testing.encoder_readouts import readout_differences
+from ctgrounding.testing.encoder_subject import EncoderSubject, boxes, encode, texture, whole_box
 from ctgrounding.types import DenseFeatures
 
-GRID_TOLERANCE_MM = 1e-3
 SAME_TOLERANCE = 1e-5
 BF16_TOLERANCE = 5e-2
-_DRAWS = 8
-"""Random encoders whose responses are averaged where every cell sees everything."""
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """An encoder under test, and how to make another with other weights."""
-
-    encoder: ImageEncoder
-    make: Callable[[], ImageEncoder]
-    shape: tuple[int, int, int]
 
 
 def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] = (5, 4, 4)) -> None:
@@ -58,7 +46,7 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     torch.manual_seed(0)
     encoder = make().eval()
     depth, row, column = (round(count * vox) for count, vox in zip(cells, encoder.cell_vox, strict=True))
-    subject = _Subject(encoder, make, (depth, row, column))
+    subject = EncoderSubject(encoder, make, (depth, row, column))
     breaches: list[str] = []
     failure: Exception | None = None
     for check in _CHECKS:
@@ -73,9 +61,9 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
         raise AssertionError(said) from failure
 
 
-def _check_grid(subject: _Subject) -> Iterator[str]:
+def _check_grid(subject: EncoderSubject) -> Iterator[str]:
     encoder = subject.encoder
-    dense = _encode(encoder, _texture(subject.shape))
+    dense = encode(encoder, texture(subject.shape))
     declared = (encoder.cell_vox, encoder.offset_vox, encoder.grid(subject.shape))
     shape = tuple(dense.map.shape)
     if (dense.cell_vox, dense.offset_vox, shape[2:]) != declared:
@@ -89,72 +77,14 @@ def _check_grid(subject: _Subject) -> Iterator[str]:
             yield f"the view '{name}' has a map of {tuple(view.map.shape)}, but valid is {tuple(view.valid.shape)}."
         if name == "depth" and (view.cell_vox[0], view.map.shape[2]) != (encoder.cell_vox[0], shape[2]):
             yield f"the view 'depth' has {view.map.shape[2]} bins of {view.cell_vox[0]:g} voxels, unlike the map."
-    for axis, name in enumerate("DHW"):
-        yield from _grid_along(subject, axis, name)
+    for axis in range(3):
+        yield from misplaced_cells(subject, axis)
 
 
-def _grid_along(subject: _Subject, axis: int, name: str) -> Iterator[str]:
+def _check_valid(subject: EncoderSubject) -> Iterator[str]:
     encoder = subject.encoder
-    vox, offset, mm = encoder.cell_vox[axis], encoder.offset_vox[axis], encoder.spacing_mm[axis]
-    found, hint = _centres(subject, axis)
-    if not found:
-        yield f"no cell along {name} responds to what is inside the volume alone; give more cells."
-    slack_mm = GRID_TOLERANCE_MM + (0.0 if vox.is_integer() else mm / 2)
-    for cell, centre in found.items():
-        error_mm = abs(centre - (offset + cell * vox)) * mm
-        if error_mm > slack_mm:
-            yield (
-                f"cell {cell} along {name} is declared at voxel {offset + cell * vox:g} but sees voxel {centre:g} in "
-                f"its middle, {error_mm:.3f} mm away.{hint}"
-            )
-            return
-
-
-def _centres(subject: _Subject, axis: int) -> tuple[dict[int, float], str]:
-    """Middle of what each inner cell along an axis sees, in voxels; and what to try where that is not sure."""
-    bare = _responses(_without_norms(subject.encoder), subject.shape, axis) > 0
-    fields = {cell: seen for cell, seen in enumerate(bare.T) if seen.any() and not seen[0] and not seen[-1]}
-    if fields and len({tuple(seen.tolist()) for seen in fields.values()}) == len(fields):
-        return {cell: _middle(seen) for cell, seen in fields.items()}, ""
-    hint = " No field of view fits into this volume; where it is bounded, give more cells."
-    others = [subject.make().eval() for _ in range(_DRAWS)]
-    responses = torch.stack([_responses(other, subject.shape, axis) for other in others])
-    responses = (responses / responses.sum((1, 2), keepdim=True)).mean(0)
-    if subject.encoder.cell_vox[axis] == 1:
-        return _at_strongest_lag(responses), hint
-    strongest = responses.argmax(1)
-    inner = range(1, int(strongest.max()))
-    return {cell: _middle(strongest == cell) for cell in inner if bool((strongest == cell).any())}, hint
-
-
-def _at_strongest_lag(responses: Float[Tensor, "voxels voxels"]) -> dict[int, float]:
-    """Of a map of single voxels, the lag at which cells respond most; cells near an end are left out."""
-    count, reach = len(responses), max(1, len(responses) // 4)
-    inner = torch.arange(reach, count - reach)
-    strength = [float(responses[inner + lag, inner].sum()) for lag in range(-reach, reach + 1)]
-    lag = strength.index(max(strength)) - reach
-    return {int(cell): float(cell + lag) for cell in inner}
-
-
-def _middle(seen: Bool[Tensor, "voxels"]) -> float:
-    places = seen.nonzero()
-    return (float(places.min()) + float(places.max())) / 2
-
-
-def _responses(encoder: ImageEncoder, shape: tuple[int, int, int], axis: int) -> Float[Tensor, "voxels cells"]:
-    """How much each layer of cells changes when one layer of voxels turns brighter."""
-    slabs = _texture(shape).repeat(shape[axis] + 1, 1, 1, 1)
-    for place in range(shape[axis]):
-        slabs[place].narrow(axis, place, 1).add_(60.0)
-    cells = _encode(encoder, slabs).map
-    change = (cells[:-1] - cells[-1:]).square()
-    return change.sum(dim=[dim for dim in range(1, 5) if dim != axis + 2]).sqrt()
-
-
-def _check_valid(subject: _Subject) -> Iterator[str]:
-    encoder = subject.encoder
-    box = _boxes(subject.shape)
-    found = _encode(encoder, _texture(subject.shape).expand(len(box), -1, -1, -1), box).valid
+    box = boxes(subject.shape)
+    found = encode(encoder, texture(subject.shape).expand(len(box), -1, -1, -1), box).valid
     for scan, bounds in enumerate(box.tolist()):
         real = torch.zeros(subject.shape)
         real[*(slice(low, high) for low, high in bounds)] = 1
@@ -167,15 +97,15 @@ def _check_valid(subject: _Subject) -> Iterator[str]:
             return
 
 
-def _check_padding(subject: _Subject) -> Iterator[str]:
+def _check_padding(subject: EncoderSubject) -> Iterator[str]:
     encoder, shape = subject.encoder, [size - 1 for size in subject.shape]
-    volume, box = _texture(shape), _whole(shape)
-    plain = _encode(encoder, volume, box)
+    volume, box = texture(shape), whole_box(shape)
+    plain = encode(encoder, volume, box)
     before = [round(vox * _whole_steps(vox)) for vox in encoder.period_vox]
     for label, start in (("at the end", [0, 0, 0]), ("on both sides", before)):
         padded = torch.full([1, *(size + first + 5 for size, first in zip(shape, start, strict=True))], 700.0)
         padded[:, *_window(start, shape)] = volume
-        dense = _encode(encoder, padded, box + torch.tensor(start)[:, None])
+        dense = encode(encoder, padded, box + torch.tensor(start)[:, None])
         for name, view in _parts(plain):
             found = dense.view(name)
             cells = [round(first / vox) for first, vox in zip(start, view.cell_vox, strict=True)]
@@ -205,12 +135,11 @@ def _window(start: Sequence[int], size: Sequence[int]) -> list[slice]:
     return [slice(first, first + count) for first, count in zip(start, size, strict=True)]
 
 
-def _check_batch(subject: _Subject) -> Iterator[str]:
-    encoder, box = subject.encoder, _boxes(subject.shape)
-    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
-    together = _encode(encoder, volumes, box)
+def _check_batch(subject: EncoderSubject) -> Iterator[str]:
+    encoder, (volumes, box) = subject.encoder, subject.scans()
+    together = encode(encoder, volumes, box)
     for scan in range(len(box)):
-        alone = _encode(encoder, volumes[scan : scan + 1], box[scan : scan + 1])
+        alone = encode(encoder, volumes[scan : scan + 1], box[scan : scan + 1])
         for name, view in _parts(alone):
             valid = view.valid[0]
             error = _relative(together.view(name).map[scan][:, valid], view.map[0][:, valid])
@@ -219,32 +148,28 @@ def _check_batch(subject: _Subject) -> Iterator[str]:
                 return
 
 
-def _check_readouts(subject: _Subject) -> Iterator[str]:
-    box = _boxes(subject.shape)
-    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
-    dense = _encode(subject.encoder, volumes, box)
+def _check_readouts(subject: EncoderSubject) -> Iterator[str]:
+    dense = encode(subject.encoder, *subject.scans())
     with torch.no_grad():
         for name, error in readout_differences(dense, subject.shape):
             if not error <= SAME_TOLERANCE:
                 yield f"'{name}' rows differ by {error:.1e} (relative) from a loop over the valid cells."
 
 
-def _check_sizes(subject: _Subject) -> Iterator[str]:
+def _check_sizes(subject: EncoderSubject) -> Iterator[str]:
     encoder = subject.encoder
     shape = (subject.shape[0] + 3, subject.shape[1] - 1, subject.shape[2] + 5)
-    for volume in (_texture(shape), _texture(shape).to(torch.int16)):
-        dense = _encode(encoder, volume, _whole(shape))
+    for volume in (texture(shape), texture(shape).to(torch.int16)):
+        dense = encode(encoder, volume, whole_box(shape))
         if tuple(dense.map.shape[2:]) != encoder.grid(shape):
             yield f"a volume of {shape} has a map of {tuple(dense.map.shape)}, but grid() says {encoder.grid(shape)}."
         if not dense.map.isfinite().all():
             yield f"a volume of {shape} and type {volume.dtype} gives features that are not finite."
 
 
-def _check_gradients(subject: _Subject) -> Iterator[str]:
+def _check_gradients(subject: EncoderSubject) -> Iterator[str]:
     encoder = subject.make().train()
-    box = _boxes(subject.shape)
-    volumes = torch.cat([_texture(subject.shape, seed) for seed in range(len(box))])
-    dense = encoder(volumes, box)
+    dense = encoder(*subject.scans())
     weight = torch.linspace(-1, 1, dense.map.shape[1])
     total = torch.zeros(())
     for _, view in _parts(dense):
@@ -259,31 +184,31 @@ def _check_gradients(subject: _Subject) -> Iterator[str]:
             yield f"the gradient of {name} is not finite."
 
 
-def _check_state(subject: _Subject) -> Iterator[str]:
+def _check_state(subject: EncoderSubject) -> Iterator[str]:
     other = subject.make().eval()
     other.load_state_dict(subject.encoder.state_dict())
-    volume = _texture(subject.shape)
-    if not torch.equal(_encode(other, volume).map, _encode(subject.encoder, volume).map):
+    volume = texture(subject.shape)
+    if not torch.equal(encode(other, volume).map, encode(subject.encoder, volume).map):
         yield "another encoder that loaded the state dict gives other features."
 
 
-def _check_bf16(subject: _Subject) -> Iterator[str]:
-    volume = _texture(subject.shape)
-    expected = _encode(subject.encoder, volume).map
+def _check_bf16(subject: EncoderSubject) -> Iterator[str]:
+    volume = texture(subject.shape)
+    expected = encode(subject.encoder, volume).map
     with torch.autocast("cpu", torch.bfloat16):
-        found = _encode(subject.encoder, volume).map
+        found = encode(subject.encoder, volume).map
     error = _relative(found.float(), expected)
     if not error <= BF16_TOLERANCE:
         yield f"bfloat16 autocast changes the map by {error:.1e} (relative)."
 
 
-def _check_statistics(subject: _Subject) -> Iterator[str]:
+def _check_statistics(subject: EncoderSubject) -> Iterator[str]:
     for name, module in subject.encoder.named_modules():
         if isinstance(module, _BatchNorm):
             yield f"{name} is a {type(module).__name__}: batch statistics make features depend on the batch."
 
 
-_CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
+_CHECKS: tuple[Callable[[EncoderSubject], Iterator[str]], ...] = (
     _check_grid,
     _check_valid,
     _check_padding,
@@ -297,30 +222,6 @@ _CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
 )
 
 
-@torch.no_grad()
-def _encode(encoder: ImageEncoder, volume: Tensor, box: Tensor | None = None) -> DenseFeatures:
-    whole = _whole(volume.shape[1:]).expand(len(volume), -1, -1)
-    dense: DenseFeatures = encoder(volume, whole if box is None else box)
-    return dense
-
-
-def _texture(shape: Sequence[int], seed: int = 0) -> Float[Tensor, "1 D H W"]:
-    """Soft tissue with structure of the size of a few voxels, whole HU."""
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 100, (1, *shape), generator=draw).float()
-
-
-def _whole(shape: Sequence[int]) -> Int64[Tensor, "1 3 2"]:
-    return torch.tensor([[[0, size] for size in shape]])
-
-
-def _boxes(shape: Sequence[int]) -> Int64[Tensor, "3 3 2"]:
-    """The whole volume, one that ends early, and one that also starts late and within a cell."""
-    early = [[0, size - size // 3] for size in shape]
-    late = [[size // 4, size - 1] for size in shape]
-    return torch.tensor([[[0, size] for size in shape], early, late])
-
-
 def _cell_of_voxels(encoder: ImageEncoder, axis: int, size: int) -> Int64[Tensor, "size"]:
     place = (torch.arange(size, dtype=torch.float64) - encoder.offset_vox[axis]) / encoder.cell_vox[axis]
     return torch.floor(place + 0.5).long()
@@ -332,13 +233,3 @@ def _whole_steps(vox: float) -> int:
 
 def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
-
-
-def _without_norms(encoder: ImageEncoder) -> ImageEncoder:
-    """A copy whose norms pass their input on, so that a cell sees what its convolutions reach and no more."""
-    bare = copy.deepcopy(encoder)
-    for module in list(bare.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm3d):
-                setattr(module, name, nn.Identity())
-    return bare
