@@ -90,7 +90,7 @@ def test_testing_does_not_use_the_command_line():
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("torch.distributed", {"distributed.py"}),
+        ("torch.distributed", {"distributed/ranks.py"}),
         (
             "h5py",
             {

@@ -1,4 +1,4 @@
-"""Rows and sums across ranks, with exact gradients. The only importer of ``torch.distributed``.
+"""Rows and sums across ranks, with exact gradients; :mod:`ctgrounding.distributed.ranks` carries them.
 
 Convention: the loss of a step is the sum of what all ranks return, so the gradient of a row that several
 ranks read is the sum of what each of them sends back. Nothing here averages.
@@ -7,150 +7,48 @@ Everything works in a single process without any set-up (one rank). Every functi
 call it, in the same order, with zero rows where they have none. Counts may differ between ranks.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import wraps
-from pathlib import Path
-from threading import local
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from ctgrounding.distributed.ranks import (
+    Transport,
+    connection,
+    is_initialized,
+    process_group,
+    rank,
+    transport,
+    world_size,
+)
 from ctgrounding.errors import CTGroundingError
 
+__all__ = [
+    "Pending",
+    "Transport",
+    "counts",
+    "deal",
+    "first_derivative_only",
+    "gather",
+    "gather_strings",
+    "is_initialized",
+    "process_group",
+    "rank",
+    "reduce_blocks",
+    "row_ids",
+    "start_gather",
+    "sum_over_ranks",
+    "sum_with_gradient",
+    "transport",
+    "world_size",
+]
+
 Result = TypeVar("Result")
-
-
-class Transport(Protocol):
-    """Equal-shape collectives among ranks: what a backend must offer.
-
-    Processes under ``torch.distributed`` are one; :mod:`ctgrounding.testing` simulates ranks by threads.
-    """
-
-    rank: int
-    world_size: int
-
-    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Start to stack every rank's ``tensor`` along dimension 0; the result is made by calling what is returned."""
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sum of every rank's ``tensor``; the argument is left as it is."""
-
-    def reduce_scatter(self, tensor: Tensor) -> Tensor:
-        """This rank's part, of ``world_size`` equal ones along dimension 0, of the sum of every rank's ``tensor``.
-
-        The argument may be used up.
-        """
-
-
-class _Processes:
-    """Ranks of the default process group."""
-
-    def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
-
-    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
-        sent = self._on_wire(tensor).contiguous()
-        received = sent.new_empty((self.world_size * sent.shape[0], *sent.shape[1:]))
-        work = dist.all_gather_single(received, sent, async_op=True)
-
-        def wait() -> Tensor:
-            work.wait()
-            return received.to(tensor.device)
-
-        return wait
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        summed = self._on_wire(tensor).clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(summed)
-        return summed.to(tensor.device)
-
-    def reduce_scatter(self, tensor: Tensor) -> Tensor:
-        sent = self._on_wire(tensor).contiguous()
-        if dist.get_backend() == "gloo":  # its own reduce-scatter is an all-reduce of a copy
-            dist.all_reduce(sent)
-            return sent.chunk(self.world_size)[self.rank].clone()
-        received = sent.new_empty((sent.shape[0] // self.world_size, *sent.shape[1:]))
-        dist.reduce_scatter_single(received, sent)
-        return received.to(tensor.device)
-
-    @staticmethod
-    def _on_wire(tensor: Tensor) -> Tensor:
-        """NCCL carries nothing from host memory."""
-        return tensor.cuda() if dist.get_backend() == "nccl" and not tensor.is_cuda else tensor
-
-
-_override = local()
-
-
-def _transport() -> Transport | None:
-    """What connects this rank to others; None where there are none."""
-    simulated: Transport | None = getattr(_override, "transport", None)
-    if simulated is not None:
-        return simulated
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _Processes()
-    return None
-
-
-@contextmanager
-def transport(replacement: Transport) -> Iterator[None]:
-    """Send this thread's collectives over ``replacement``; for simulated ranks."""
-    before = getattr(_override, "transport", None)
-    _override.transport = replacement
-    try:
-        yield
-    finally:
-        _override.transport = before
-
-
-@contextmanager
-def process_group(rank: int, world_size: int, meeting_file: Path, timeout_s: float = 120.0) -> Iterator[None]:
-    """Join ``world_size`` local processes over gloo; for tests and benchmarks that start their own ranks.
-
-    Args:
-        rank: Number of this process.
-        world_size: Number of processes.
-        meeting_file: A path that all of them share and that does not exist before.
-        timeout_s: Longest wait in one collective.
-    """
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{meeting_file.absolute()}",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=timeout_s),
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def is_initialized() -> bool:
-    """Whether this process is one of several ranks."""
-    return _transport() is not None
-
-
-def world_size() -> int:
-    """Number of ranks; 1 without a process group."""
-    channel = _transport()
-    return 1 if channel is None else channel.world_size
-
-
-def rank() -> int:
-    """Number of this rank; 0 without a process group."""
-    channel = _transport()
-    return 0 if channel is None else channel.rank
 
 
 @dataclass(frozen=True)
@@ -172,7 +70,7 @@ def counts(rows: int, device: torch.device | str = "cpu") -> tuple[int, ...]:
         rows: Number on this rank.
         device: Device that the number travels from.
     """
-    channel = _transport()
+    channel = connection()
     if channel is None:
         return (rows,)
     return tuple(channel.start_all_gather(torch.tensor([rows], device=device))().tolist())
@@ -188,7 +86,7 @@ def start_gather(rows: Shaped[Tensor, "R ..."], counts_of_ranks: tuple[int, ...]
     Returns:
         A handle whose ``wait()`` gives one block a rank, padded with zeros to the largest.
     """
-    channel = _transport()
+    channel = connection()
     rows = rows.detach()
     if channel is None:
         return Pending((rows.shape[0],), lambda: rows[None])
@@ -205,7 +103,7 @@ def reduce_blocks(blocks: Float[Tensor, "W P ..."], rows: int) -> Float[Tensor, 
         blocks: One padded block a rank, as :func:`start_gather` laid them out; may be used up.
         rows: Number of this rank's rows. Narrow floats are summed in float32.
     """
-    channel = _transport()
+    channel = connection()
     if channel is None:
         return blocks[0, :rows]
     wide = blocks.float() if blocks.dtype in (torch.bfloat16, torch.float16) else blocks
@@ -280,7 +178,7 @@ def gather(rows: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "G ..."]:
         >>> gather(torch.ones(2, 3)).shape  # one rank
         torch.Size([2, 3])
     """
-    if _transport() is None:
+    if connection() is None:
         return rows
     if rows.dtype == torch.bool:
         return gather(rows.to(torch.uint8)).to(torch.bool)
@@ -289,7 +187,7 @@ def gather(rows: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "G ..."]:
 
 def sum_with_gradient(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Sum over ranks, with exact gradient: for statistics over all ranks' rows, as in batch standardisation."""
-    if _transport() is None:
+    if connection() is None:
         return tensor
     return _all_sum(tensor)
 
@@ -297,13 +195,13 @@ def sum_with_gradient(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 @torch.no_grad()
 def sum_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Sum over ranks without gradient; the argument is left as it is."""
-    channel = _transport()
+    channel = connection()
     return tensor.detach() if channel is None else channel.all_reduce(tensor.detach())
 
 
 def gather_strings(strings: Sequence[str]) -> list[str]:
     """All ranks' strings in rank order."""
-    if _transport() is None:
+    if connection() is None:
         return list(strings)
     encoded = [string.encode("utf-8") for string in strings]
     lengths = gather(torch.tensor([len(item) for item in encoded], dtype=torch.int64))
