@@ -8,6 +8,9 @@ from torch import Tensor
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.errors import CheckpointError, ConfigError
 
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+"""Those that keep weights in float32 at least; the last one is refused where it scales losses."""
+
 
 def check_roles(objectives: Mapping[str, object], weights: Mapping[str, object]) -> None:
     """Refuse a role that has an objective without a weight, or the reverse.
@@ -37,6 +40,11 @@ def check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins ha
         )
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise ConfigError("trainer.precision 16-mixed scales losses, which replays cannot. Use bf16-mixed or 32-true.")
+    if str(trainer.precision) not in _PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision {trainer.precision} keeps weights and HU in few bits, while readouts and losses are in "
+            "float32. Use bf16-mixed, which computes in bfloat16, or 32-true."
+        )
     if getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
         raise ConfigError(
             "static_graph makes DDP train silently wrong weights when a step has several backward passes. Turn it off."

@@ -54,6 +54,9 @@ class AdamWCosine(OptimizerRecipe):
             by tower, such as ``{image: 0.75}``. Layers are those that the encoders declare; the last one, a
             transformer's closing norm, and all that is no tower keep the rate (as in BEiT, arXiv 2106.08254).
 
+    Raises:
+        ConfigError: If a number is out of its range or a pattern is no regular expression.
+
     Examples:
         >>> layer = nn.Linear(2, 2)
         >>> optimizer, _ = AdamWCosine(lr=1e-3).build(layer.named_parameters(), total_steps=10)
@@ -74,6 +77,15 @@ class AdamWCosine(OptimizerRecipe):
     ) -> None:
         if lr <= 0:
             raise ConfigError(f"Learning rate is {lr}; it must be positive. Set model.optimizer.init_args.lr.")
+        shares = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
+        if wrong := [name for name, share in shares.items() if not 0 <= share <= 1]:
+            raise ConfigError(f"{wrong[0]} is a share in [0, 1], but is {shares[wrong[0]]}.")
+        if weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(
+                f"AdamW needs weight_decay from 0 on and betas in [0, 1), but has {weight_decay} and {list(betas)}."
+            )
+        for key, patterns in (("lr_scale", lr_scale or {}), ("no_decay", no_decay)):
+            _check_patterns(key, patterns)
         self._layer_decay = layer_decay
         for factor in layer_decay.values() if isinstance(layer_decay, dict) else (layer_decay,):
             if not 0 < factor <= 1:
@@ -131,6 +143,9 @@ class AdamWCosine(OptimizerRecipe):
             for (scale, decay), parameters in groups.items()
         ]
         optimizer = torch.optim.AdamW(described, lr=self.lr, betas=self.betas, fused=True)
+        # A fused step would take a scaler's factor by itself, so Lightning refuses to clip gradients beside it in any
+        # mixed precision. There never is a scaler: see check_trainer.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
 
     def factor(self, step: int, total_steps: int) -> float:
@@ -144,3 +159,11 @@ class AdamWCosine(OptimizerRecipe):
 
     def _is_exempt(self, name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim < 2 or any(re.search(pattern, name) for pattern in self.no_decay)
+
+
+def _check_patterns(key: str, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{key} has '{pattern}', which is no regular expression: {error}.") from error

@@ -39,7 +39,6 @@ def fit(name, folder, model, data=()):
         "data.num_workers": 0,
         "trainer.default_root_dir": str(folder),
         "trainer.accelerator": "cpu",
-        "trainer.precision": "32-true",
         "trainer.max_steps": 2,
         "trainer.limit_val_batches": 1,
         "trainer.enable_progress_bar": False,

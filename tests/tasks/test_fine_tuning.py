@@ -147,6 +147,22 @@ def test_all_frozen_is_refused(tmp_path):
         AdamWCosine().build(task.named_parameters(), 1)
 
 
+# Precision
+
+
+def test_gradients_are_clipped_in_mixed_precision(tmp_path):
+    precision = ["--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1"]
+    still = ["--model.optimizer.init_args.weight_decay", "0"]
+    started = make_task(tmp_path).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in started.items()}, tmp_path / "start.safetensors")
+    words = [*precision, *still, "--model.initial_weights", str(tmp_path / "start.safetensors")]
+    file = run_file(tmp_path / "clipped")
+    found = {clip: fit(file, *words, "--trainer.gradient_clip_val", clip)["state_dict"] for clip in ("1.0", "1e-30")}
+    name = "encoder.image.embed.weight"
+    assert not torch.equal(found["1.0"][name], started[name])
+    torch.testing.assert_close(found["1e-30"][name], started[name], rtol=0, atol=1e-12)
+
+
 # Counts
 
 
