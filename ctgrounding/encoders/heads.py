@@ -1,15 +1,15 @@
 """The declared heads of a model: named maps from readouts and texts to unit vectors, and named logits."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.logit import Logit, LogitConfig
 from ctgrounding.encoders.projections import (
     BatchStandardize,
     linear_projection,
@@ -18,9 +18,6 @@ from ctgrounding.encoders.projections import (
     without_last_bias,
 )
 from ctgrounding.errors import ConfigError
-
-MAX_SCALE = 100.0
-"""Largest logit scale."""
 
 
 @dataclass
@@ -59,21 +56,6 @@ class ImageHeadConfig(HeadConfig):
 
 
 @dataclass
-class LogitConfig:
-    """Scale and bias that turn a cosine into a logit.
-
-    Attributes:
-        scale: Initial scale, in (0, 100].
-        bias: Initial bias.
-        learn: Whether the two are trained.
-    """
-
-    scale: float = 10.0
-    bias: float = -10.0
-    learn: bool = True
-
-
-@dataclass
 class HeadsConfig:
     """All heads of a model by name.
 
@@ -86,42 +68,6 @@ class HeadsConfig:
     image: dict[str, ImageHeadConfig] = field(default_factory=lambda: {"main": ImageHeadConfig()})
     text: dict[str, HeadConfig] = field(default_factory=lambda: {"main": HeadConfig()})
     logit: dict[str, LogitConfig] = field(default_factory=lambda: {"main": LogitConfig()})
-
-
-class _UpperBound(torch.autograd.Function):
-    """``min(value, bound)`` whose gradient still passes where a descent step would lower the value."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, bound: float) -> Tensor:  # noqa: ANN401 - autograd's own context
-        ctx.save_for_backward(value >= bound)
-        return value.clamp(max=bound)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - autograd's own context
-        (beyond,) = ctx.saved_tensors
-        return torch.where(beyond, gradients[0].clamp(min=0), gradients[0]), None
-
-
-class Logit(nn.Module):
-    """A logit's scale, kept as its logarithm and never above 100, and its bias.
-
-    At the bound the scale's gradient is that of a projected descent: it passes only where it would lower
-    the scale, so a scale that reached the bound can come back.
-    """
-
-    def __init__(self, config: LogitConfig) -> None:
-        super().__init__()
-        if not 0 < config.scale <= MAX_SCALE:
-            raise ConfigError(
-                f"A logit scale must lie in (0, {MAX_SCALE:g}], but model.heads.logit has {config.scale}."
-            )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)), requires_grad=config.learn)
-        self.bias = nn.Parameter(torch.tensor(float(config.bias)), requires_grad=config.learn)
-
-    def forward(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Scale (exponentiated) and bias."""
-        log_scale: Tensor = _UpperBound.apply(self.log_scale, math.log(MAX_SCALE))  # type: ignore[no-untyped-call]
-        return log_scale.exp(), self.bias
 
 
 class Head(nn.Module):

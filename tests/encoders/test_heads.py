@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ctgrounding.encoders.heads import HeadConfig, Heads, HeadsConfig, ImageHeadConfig, LogitConfig
+from ctgrounding.encoders.heads import HeadConfig, Heads, HeadsConfig, ImageHeadConfig
+from ctgrounding.encoders.logit import LogitConfig
 from ctgrounding.encoders.projections import BatchStandardize
 from ctgrounding.errors import ConfigError
 
