@@ -12,7 +12,8 @@ from ctgrounding.errors import CTGroundingError, MissingDependencyError
 from ctgrounding.objectives.base import Objective
 from ctgrounding.testing.laws import LAWS, Subject
 from ctgrounding.testing.outcome import ContractError, run_step
-from ctgrounding.testing.tiny import TinyScan, tiny_dims, tiny_scans
+from ctgrounding.testing.scans import TinyScan, tiny_scans
+from ctgrounding.testing.tiny import tiny_dims
 
 
 def check_objective(
@@ -30,7 +31,7 @@ def check_objective(
         make: The class, or a ``functools.partial`` of it: called with an ``EncoderDims`` first.
         alternatives: For arguments whose type does not tell another value (strings, paths, tables), a value
             that must change the result. An argument that needs others beside it takes a dict of all of them.
-        scans: Scans to run on; by default those of :func:`ctgrounding.testing.tiny.tiny_scans`.
+        scans: Scans to run on; by default those of :func:`ctgrounding.testing.scans.tiny_scans`.
 
     Raises:
         ContractError: With the name of the first law that is broken, and how.

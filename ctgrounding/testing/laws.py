@@ -11,15 +11,8 @@ from ctgrounding.objectives.base import Objective
 from ctgrounding.testing.declared import Declared
 from ctgrounding.testing.outcome import ContractError, Outcome, check_terms, run_step, same_outcome
 from ctgrounding.testing.ranks import ScheduleError
-from ctgrounding.testing.tiny import (
-    QUESTIONS,
-    TinyHeads,
-    TinyScan,
-    tiny_batch,
-    tiny_dims,
-    tiny_encoded,
-    with_fixed_texts,
-)
+from ctgrounding.testing.scans import QUESTIONS, TinyScan
+from ctgrounding.testing.tiny import TinyHeads, tiny_batch, tiny_dims, tiny_encoded, with_fixed_texts
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ctgrounding.objectives.base import Objective
 from ctgrounding.testing.ranks import simulate_ranks
-from ctgrounding.testing.tiny import TinyHeads, TinyScan, text_vectors, tiny_batch, tiny_encoded
+from ctgrounding.testing.scans import TinyScan
+from ctgrounding.testing.tiny import TinyHeads, text_vectors, tiny_batch, tiny_encoded
 from ctgrounding.types import Batch, Encoded, Term
 
 Guard = Callable[[Encoded, Batch], tuple[Encoded, Batch]]

@@ -8,7 +8,8 @@ from ctgrounding import distributed
 from ctgrounding.functional.sigmoid_contrast import sigmoid_contrast
 from ctgrounding.objectives import DiseasePrompts, GlobalContrastive, OrganGrounding, SnippetLocalization
 from ctgrounding.testing.outcome import run_rank
-from ctgrounding.testing.tiny import TinyHeads, tiny_dims, tiny_questions_file, tiny_scans
+from ctgrounding.testing.scans import tiny_scans
+from ctgrounding.testing.tiny import TinyHeads, tiny_dims, tiny_questions_file
 
 
 def objectives(questions):

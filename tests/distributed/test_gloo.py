@@ -7,7 +7,7 @@ import torch
 
 from ctgrounding.testing.outcome import run_step, same_outcome, sum_ranks
 from ctgrounding.testing.ranks import RankPool
-from ctgrounding.testing.tiny import tiny_scans
+from ctgrounding.testing.scans import tiny_scans
 
 pytestmark = pytest.mark.ddp
 

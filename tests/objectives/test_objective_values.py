@@ -11,16 +11,13 @@ import torch
 from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.functional.prompts import draw_variants, text_keys
 from ctgrounding.objectives import DiseasePrompts, GlobalContrastive, OrganGrounding, SnippetLocalization
+from ctgrounding.testing.scans import AXIAL_MM, QUESTIONS, TinyStatement, tiny_scans
 from ctgrounding.testing.tiny import (
-    AXIAL_MM,
-    QUESTIONS,
-    TinyStatement,
     text_vectors,
     tiny_batch,
     tiny_dims,
     tiny_encoded,
     tiny_questions_file,
-    tiny_scans,
     with_fixed_texts,
 )
 

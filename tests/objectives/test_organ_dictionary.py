@@ -11,7 +11,8 @@ from ctgrounding.objectives import OrganGrounding
 from ctgrounding.objectives.organ_dictionary import read_dictionary
 from ctgrounding.reports import read
 from ctgrounding.reports.dictionary import Dictionary
-from ctgrounding.testing.tiny import tiny_batch, tiny_dims, tiny_encoded, tiny_scans, with_fixed_texts
+from ctgrounding.testing.scans import tiny_scans
+from ctgrounding.testing.tiny import tiny_batch, tiny_dims, tiny_encoded, with_fixed_texts
 
 LIVER, SPLEEN = 5, 1
 FULL = {
