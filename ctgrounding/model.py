@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from ctgrounding.data.augment import Crop
+from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.vision_language import VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError, ConfigError
@@ -225,8 +226,8 @@ def load(path: str | Path) -> Model:
         raise CheckpointError(f"There is no checkpoint at {file}. Name a run folder of 'ctgrounding fit' or a .ckpt.")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as a checkpoint ({type(error).__name__}). Fit again.") from error
+    except UNREADABLE as error:
+        raise unreadable(file, error, "Name a run folder or a checkpoint of 'ctgrounding fit'.") from error
     config = checkpoint.get("run_config") if isinstance(checkpoint, dict) else None
     if not config:
         raise CheckpointError(

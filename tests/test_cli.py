@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+import torch
 import yaml
 
 from ctgrounding import cli
@@ -224,6 +225,16 @@ class TestRuns:
         whole = (finished.parent / "checkpoints" / "last.ckpt").read_bytes()
         cut.write_bytes(whole[: len(whole) // 2])
         assert "cannot be read as a checkpoint" in refused("fit", "--config", finished, "--ckpt_path", cut)
+
+    def test_files_that_are_no_checkpoints(self, refused, finished, tmp_path):
+        page, code, weights = (tmp_path / name for name in ("page.ckpt", "code.ckpt", "weights.ckpt"))
+        page.write_text("version https://git-lfs.github.com/spec/v1")
+        torch.save({"run_config": Path("an object")}, code)
+        torch.save({"encoder.weight": torch.ones(1)}, weights)
+        for file, said in ((page, "begins with 'version https://git-lfs"), (code, "objects beside tensors")):
+            assert said in refused("fit", "--config", finished, "--ckpt_path", file)
+            assert said in refused("export", "--model", file, "--output", tmp_path / "out")
+        assert "no checkpoint of a fit" in refused("fit", "--config", finished, "--ckpt_path", weights)
 
     def test_a_second_fit_writes_over_the_last_checkpoint(self, finished):
         assert [file.name for file in (finished.parent / "checkpoints").iterdir()] == ["last.ckpt"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
 from ctgrounding.encoders.published import (
     Checkpoint,
     Imported,
@@ -135,21 +135,19 @@ def _read_spectre(checkpoint: Path) -> tuple[dict[str, Tensor], list[Path]]:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     """Tensors of a file by name; of a pickle only what needs no code to be run."""
+    again = "Download it again."
     try:
         held: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds objects beside tensors, which are code and are not loaded. "
-            "Ask its authors for safetensors, or save its state dict alone where you trust it."
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}). Download it again."
-        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read as a checkpoint (SafetensorError). {again}") from error
+    except UNREADABLE as error:
+        raise unreadable(file, error, again) from error
     for key in CONTAINERS:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+    if not isinstance(held, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items()
+    ):
         raise CheckpointError(f"{file} is no state dict: it holds other things than tensors by name.")
     return dict(held)
 

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
 from ctgrounding.errors import CheckpointError
 
 LAST = "last.ckpt"
@@ -33,10 +34,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         try:
             checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
+        except UNREADABLE as error:
+            raise unreadable(path, error, "Use another one, or fit again.") from error
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise CheckpointError(
-                f"{path} cannot be read as a checkpoint ({type(error).__name__}). Use another one, or fit again."
-            ) from error
+                f"{path} is no checkpoint of a fit, which holds the optimizer too. Weights alone are for "
+                "model.initial_weights, as .safetensors."
+            )
         return checkpoint
 
 

@@ -461,11 +461,17 @@ class TestCommand:
         marker = tmp_path / "was run"
         torch.save({"state_dict": Payload(marker)}, tmp_path / "code.pt")
         (tmp_path / "cut.safetensors").write_bytes(b"12345678{")
+        (tmp_path / "page.pt").write_text("<html>404</html>")
+        (tmp_path / "old.pt").write_bytes(b"\x80\x02R." + bytes(range(90)))
+        torch.save({1: torch.ones(2)}, tmp_path / "numbered.pt")
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
         cases = [
             ("code.pt", "out", "objects beside tensors"),
             ("cut.safetensors", "out", "cannot be read as a checkpoint"),
+            ("page.pt", "out", "begins with '<html>404</html>'"),
+            ("old.pt", "out", "cannot be read as a checkpoint (IndexError)"),
+            ("numbered.pt", "out", "is no state dict"),
             ("none.pt", "out", "There is no checkpoint"),
             ("cut.safetensors", "full", "is not empty"),
         ]
