@@ -1,7 +1,7 @@
 """``ctgrounding embed``: what a frozen model makes of every scan, kept so that a fit need not make it again."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from ctgrounding.data.feature_writing import FeatureWriter
 from ctgrounding.data.index import ScanIndex, load_index
 from ctgrounding.data.overlay import lay_over
 from ctgrounding.data.recipe import Recipe
+from ctgrounding.encoders.lora import fold_adapters
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.stems import STEMS, Features, Keep, Stem, check_rest, is_made, stem_digest
 from ctgrounding.errors import ConfigError, ShardError
@@ -65,10 +66,12 @@ def embed(
     wanted = splits or ["train", "val"]
     if unknown := sorted(set(wanted) - set(_SPLITS)):
         raise ConfigError(f"--splits has '{unknown[0]}'; choose among {', '.join(_SPLITS)}.")
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     trained = open_frozen(model)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained.encoder.to(chosen)
     stem = STEMS[keep](trained.encoder)
+    if "image" in stem.parts:
+        fold_adapters(trained.encoder.image)  # what is frozen as a whole needs none beside its weights
     about = FeatureAbout(keep, precision, stem_digest(stem), type(trained.encoder.image).__name__)
     todo = list(_shards(_index(trained, shards, wanted), output))
     embedder = _Embedder(trained, stem, about, output)
@@ -174,6 +177,16 @@ class _Embedder:
             self._encoder.encode_tokens(tokens, torch.arange(tokens.shape[1], device=device) < lengths[:, None])
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"--device {name} cannot be used here ({reason}). Leave it out, or give cpu.") from error
+    return device
+
+
 def _index(trained: Model, shards: list[str] | None, splits: list[str]) -> ScanIndex:
     data = trained.config["data"]
     index = load_index(shards or trained.shard_paths)
@@ -220,11 +233,15 @@ def _write_weights(trained: Model, stem: Stem, output: Path) -> None:
 def _write_overlay(trained: Model, stem: Stem, output: Path) -> None:
     crop = trained.config["data"].get("evaluation_crop")
     placed = None if crop is None or crop.get("shape") is None else {**crop, "place": "centre"}
-    model: Mapping[str, Any] = {
+    own = [f"encoder.{name}" for name in (*stem.parts, "text")]
+    frozen = trained.config["model"].get("freeze") or []  # a list in a later file replaces the one before it
+    model: dict[str, Any] = {
         "initial_weights": str(output / WEIGHTS),
-        "freeze": [f"encoder.{name}" for name in (*stem.parts, "text")],
+        "freeze": [*own, *(pattern for pattern in frozen if pattern not in own)],
         "recolour": None,
     }
+    if "image" in stem.parts:
+        model["image_lora"] = None
     data = {"features": str(output), "crop": placed, "mirror_probability": 0.0, "spatial": None}
     header = "# Added to the config of a fit: it trains on the features beside this file, see ctgrounding embed.\n"
     (output / OVERLAY).write_text(header + yaml.safe_dump({"model": model, "data": data}, sort_keys=False))

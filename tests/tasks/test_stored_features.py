@@ -113,6 +113,28 @@ def test_losses_and_validation_are_those_of_the_frozen_encoder(case, runs, store
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+def test_adapters_are_folded_and_what_was_frozen_stays_frozen(tmp_path):
+    config = write_run(tmp_path / "start")
+    content = yaml.safe_load(config.read_text())
+    content["model"] |= {"image_lora": {"rank": 2}, "freeze": [r"encoder\.heads\.text_heads\.organ"]}
+    config.write_text(yaml.safe_dump(content))
+    adapted = tmp_path / "adapted"
+    run(["fit", "--config", str(config), "--trainer.default_root_dir", str(adapted), "--trainer.max_epochs", "1"])
+    features = tmp_path / "features"
+    embed(model=adapted, output=features, keep="map")
+    folded, whole = (load_file(features / "weights.safetensors"), load(adapted).encoder.image.state_dict())
+    assert not [name for name in folded if "lora" in name]
+    changed = [name for name in whole if "base_layer" in name and name.endswith("weight")]
+    for name in changed:
+        assert not torch.equal(whole[name], folded["encoder.image." + name.replace(".base_layer", "")])
+    assert changed
+    frozen = fit(config, in_place(features, tmp_path), tmp_path / "frozen")
+    found = fit(config, features / "features.yaml", tmp_path / "stored")
+    np.testing.assert_allclose(found["train/loss"], frozen["train/loss"], rtol=1e-6)
+    overlay = yaml.safe_load((features / "features.yaml").read_text())
+    assert overlay["model"]["freeze"] == ["encoder.image", "encoder.text", *content["model"]["freeze"]]
+
+
 @pytest.mark.slow
 def test_half_precision_is_close(runs, tmp_path):
     embed(model=runs["conv"], output=tmp_path / "half", precision="float16")
@@ -236,6 +258,7 @@ def test_features_of_anything_else_are_refused(what, runs, stored, tmp_path, cap
         (["--splits", "[trian]"], "--splits has 'trian'"),
         (["--splits", "[dev]"], "No scan is of split dev"),
         (["--shards", "[nowhere]"], "There is no shard or folder at nowhere"),
+        (["--device", "tpu"], "--device tpu cannot be used here"),
     ],
 )
 def test_wrong_calls_are_refused(words, message, runs, tmp_path, capsys):
