@@ -56,10 +56,7 @@ def adapt(tower: nn.Module, lora: Lora) -> list[str]:
         >>> [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
         ['attention.lora_A.default.weight', 'attention.lora_B.default.weight']
     """
-    if lora.rank < 1 or not 0 <= lora.dropout < 1:
-        raise ConfigError(
-            f"LoRA needs a rank of at least 1 and a dropout in [0, 1), but has {lora.rank} and {lora.dropout:g}."
-        )
+    check_lora(lora)
     linear = {name: part for name, part in tower.named_modules() if type(part) is nn.Linear}
     asked = [name for name in linear if _is_target(name, lora.targets)]
     targets = [name for name in asked if linear[name].weight.requires_grad]
@@ -70,6 +67,9 @@ def adapt(tower: nn.Module, lora: Lora) -> list[str]:
             f"LoRA finds no trainable {what} in {type(tower).__name__}; its linear maps are named {ends}. "
             "Set targets to some of them, or remove the adapters."
         )
+    if lora.targets is not None:
+        ends = sorted({name.rpartition(".")[2] for name in linear})
+        check_targets(list(linear), lora.targets, type(tower).__name__, ends)
     from peft import LoraConfig, inject_adapter_in_model
 
     pattern = "|".join(re.escape(name) for name in targets)
@@ -78,6 +78,36 @@ def adapt(tower: nn.Module, lora: Lora) -> list[str]:
     )
     inject_adapter_in_model(config, tower)
     return targets
+
+
+def check_lora(lora: Lora) -> None:
+    """Refuse adapters that cannot be.
+
+    Raises:
+        ConfigError: If rank, alpha or dropout is out of range.
+    """
+    if lora.rank < 1 or lora.alpha <= 0 or not 0 <= lora.dropout < 1:
+        raise ConfigError(
+            "LoRA needs a rank of at least 1, an alpha above 0 and a dropout in [0, 1), but has "
+            f"{lora.rank}, {lora.alpha:g} and {lora.dropout:g}."
+        )
+
+
+def check_targets(names: Sequence[str], targets: Sequence[str], where: str, ends: Sequence[str]) -> None:
+    """Refuse targets of which one names nothing, which would be left out in silence.
+
+    Args:
+        names: Names of the parts of a tower that may be adapted.
+        targets: Ends of names.
+        where: The tower, for the message.
+        ends: Ends of the names of its linear maps, for the message.
+
+    Raises:
+        ConfigError: With those that name nothing.
+    """
+    nothing = [target for target in targets if not any(_is_target(name, [target]) for name in names)]
+    if nothing or not targets:
+        raise ConfigError(f"LoRA finds no module {nothing} in {where}; its linear maps are named {list(ends)}.")
 
 
 def named_as_adapted(weights: Mapping[str, Tensor], expected: Container[str]) -> dict[str, Tensor]:

@@ -187,8 +187,41 @@ def test_refusals(bert_folder):
         TransformersText(bert_folder)
     with pytest.raises(ConfigError, match=r"LoRA finds no module \['q_proj'\].*'key', 'query', 'value'"):
         TransformersText(bert_folder, lora=Lora(targets=["q_proj"]), context_length=64)
+    with pytest.raises(ConfigError, match=r"LoRA finds no module \['q_proj'\]"):
+        TransformersText(bert_folder, lora=Lora(targets=["query", "q_proj"]), context_length=64)
+    with pytest.raises(ConfigError, match=r"peft cannot adapt \['LayerNorm'\]"):
+        TransformersText(bert_folder, lora=Lora(targets=["LayerNorm"]), context_length=64)
+    with pytest.raises(ConfigError, match="rank of at least 1"):
+        TransformersText(bert_folder, lora=Lora(rank=0), context_length=64)
+    with pytest.raises(ConfigError, match="lora has no effect where tuning is frozen"):
+        TransformersText(bert_folder, tuning="frozen", lora=Lora(), context_length=64)
+    for length in (0, 1):
+        with pytest.raises(ConfigError, match=f"a token at least, but context_length is {length}"):
+            TransformersText(bert_folder, tuning="frozen", context_length=length)
     with pytest.raises(ConfigError, match="cannot be split into 5 heads"):
         OpenClipText(width=32, heads=5)
+
+
+def test_positions_of_robertas_kin_begin_behind_the_padding(bert_folder, tmp_path):
+    from transformers import AutoTokenizer, LongformerConfig, LongformerModel, RobertaConfig, RobertaModel
+
+    sizes = {"vocab_size": 200, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    kin = {
+        "roberta": RobertaModel(RobertaConfig(**sizes, num_hidden_layers=1, max_position_embeddings=34)),
+        "longformer": LongformerModel(
+            LongformerConfig(**sizes, num_hidden_layers=1, max_position_embeddings=34, attention_window=[8])
+        ),
+    }
+    for name, tower in kin.items():
+        tower.save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / name)
+        with pytest.raises(ConfigError, match="reads 32 tokens; context_length is 33"):
+            TransformersText(str(tmp_path / name), tuning="full", context_length=33)
+        encoder = TransformersText(str(tmp_path / name), tuning="full", context_length=32).eval()
+        tokens = torch.full((1, 32), 7)
+        assert encoder(tokens, torch.ones_like(tokens, dtype=torch.bool)).isfinite().all()
+    with pytest.raises(ConfigError, match=r"peft knows no usual targets for .*longformer.*'query_global'"):
+        TransformersText(str(tmp_path / "longformer"), context_length=32)
 
 
 class TestSentenceText:

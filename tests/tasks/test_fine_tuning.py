@@ -358,6 +358,8 @@ def test_what_an_encoder_froze_itself_gets_no_adapter():
         ({"targets": ["query"]}, r"no trainable linear map \['query'\] in ViT.*'embed', 'out', 'qkv'"),
         ({"rank": 0}, "rank of at least 1"),
         ({"dropout": 1.0}, "dropout in"),
+        ({"alpha": 0.0}, "alpha above 0"),
+        ({"targets": ["qkv", "query"]}, r"finds no module \['query'\] in ViT"),
     ],
 )
 def test_wrong_adapters(tmp_path, lora, said):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ctgrounding.encoders.lora import Lora
+from ctgrounding.encoders.lora import Lora, check_lora, check_targets
 from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
 from ctgrounding.errors import ConfigError
 
@@ -24,9 +24,17 @@ class TransformersTokenizer(Tokenizer):
     Args:
         model: Name on the Hugging Face hub, or a local folder.
         context_length: Most tokens of a text, marks included.
+
+    Raises:
+        ConfigError: If there is no such tokenizer, or the context has room for its marks alone.
     """
 
     def __init__(self, model: str, context_length: int) -> None:
+        marks = int(_tokenizer(model).num_special_tokens_to_add())
+        if context_length <= marks:
+            raise ConfigError(
+                f"A text of '{model}' has {marks} marks and a token at least, but context_length is {context_length}."
+            )
         self.model = model
         self.context_length = context_length
         pad = _tokenizer(model).pad_token_id
@@ -59,7 +67,8 @@ class TransformersText(TextEncoder):
 
     Raises:
         ConfigError: If the model is in no folder and cannot be fetched, reads less than ``context_length``, or
-            has no module that LoRA targets; or if a cache is asked for vectors that are trained.
+            has no module that LoRA targets; if a cache is asked for vectors that are trained, or ``lora`` is given
+            where ``tuning`` is another.
     """
 
     def __init__(
@@ -73,14 +82,16 @@ class TransformersText(TextEncoder):
         cache: str | None = None,
         pretrained: bool = True,
     ) -> None:
+        if lora is not None and tuning != "lora":
+            raise ConfigError(f"lora has no effect where tuning is {tuning}. Set tuning to lora, or remove it.")
         if cache is not None and (tuning != "frozen" or pooling == "attention"):
             raise ConfigError(
                 f"A text cache keeps vectors that never change, but tuning is {tuning} and pooling {pooling}. "
                 "Freeze the tower and pool by mean, first or last, or remove cache."
             )
         tower = _tower(model, pretrained)
-        limit = getattr(tower.config, "max_position_embeddings", context_length)
-        if context_length > limit:
+        limit = _most_tokens(tower)
+        if limit is not None and context_length > limit:
             raise ConfigError(
                 f"Text model '{model}' reads {limit} tokens; context_length is {context_length}. Lower it."
             )
@@ -122,6 +133,10 @@ class TransformersText(TextEncoder):
 def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    check_lora(lora)
+    ends = sorted({name.rpartition(".")[2] for name, part in tower.named_modules() if isinstance(part, nn.Linear)})
+    if lora.targets is not None:
+        check_targets([name for name, _ in tower.named_modules()], lora.targets, f"'{model}'", ends)
     targets = None if lora.targets is None else list(lora.targets)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
@@ -131,11 +146,18 @@ def _with_adapters(model: str, tower: nn.Module, lora: Lora) -> nn.Module:
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             adapted: nn.Module = get_peft_model(tower, config)
     except ValueError as error:
-        linear = sorted({name.split(".")[-1] for name, part in tower.named_modules() if isinstance(part, nn.Linear)})
+        what = "knows no usual targets for" if targets is None else f"cannot adapt {targets} of"
         raise ConfigError(
-            f"LoRA finds no module {targets} in '{model}'; its linear maps are named {linear}."
+            f"peft {what} '{model}'. Set lora.targets to some of its linear maps, which are named {ends}."
         ) from error
     return adapted
+
+
+def _most_tokens(tower: Any) -> int | None:  # noqa: ANN401 - transformers is not typed
+    """Tokens that a tower has positions for; RoBERTa's kin count them from behind the padding's number."""
+    positions = getattr(tower.config, "max_position_embeddings", None)
+    before = getattr(getattr(tower, "embeddings", None), "padding_idx", None)
+    return None if positions is None else int(positions) - (0 if before is None else int(before) + 1)
 
 
 def write_text_folder(encoder: TransformersText, folder: Path) -> None:
