@@ -24,7 +24,7 @@ from ctgrounding.evaluation.protocols import load as load_protocol
 from ctgrounding.evaluation.protocols import names as protocols
 from ctgrounding.noise import silence
 from ctgrounding.parsing import brief
-from ctgrounding.tasks.callbacks import SaveOnSignal
+from ctgrounding.tasks.callbacks import CutTexts, SaveOnSignal
 from ctgrounding.tasks.checkpoints import LAST, WholeCheckpoints, default_checkpoints
 from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.written import Written
@@ -177,6 +177,7 @@ class TrainerCLI(LightningCLI):
             config["callbacks"] += default_checkpoints(folder / "checkpoints")
         if keeps:
             config["callbacks"].append(SaveOnSignal(folder / "checkpoints" / LAST))
+        config["callbacks"].append(CutTexts())
         config["plugins"] = _with_whole_checkpoints(config.get("plugins"))
         return super()._instantiate_trainer(config, callbacks)
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_run
@@ -22,6 +23,7 @@ from ctgrounding.encoders.text.open_clip import OpenClipText
 from ctgrounding.errors import ConfigError
 from ctgrounding.model import build, load
 from ctgrounding.tasks import pretrain
+from ctgrounding.tasks.callbacks import CutTexts
 from ctgrounding.tasks.freezing import freeze, parameter_table
 from ctgrounding.tasks.optimizers import AdamWCosine
 from ctgrounding.tasks.pretrain import Pretrain
@@ -177,6 +179,41 @@ def test_parameter_table():
         ["all", "1,004", "1,016", "98.8", "%"],
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_texts_that_are_cut_are_counted_and_reported(tmp_path, caplog):
+    context = 8
+    file = run_file(tmp_path, image_lora={"rank": 1, "alpha": 1.0})
+    with caplog.at_level("WARNING"):
+        fit(file, "--trainer.max_epochs", "1", "--model.text.init_args.context_length", str(context))
+    prompts, texts = [record.getMessage() for record in caplog.records if "were cut to" in record.getMessage()]
+    tokenizer, task = OpenClipText(context_length=context, layers=1).tokenizer, make_task(tmp_path)
+    fixed = {text for objective in task.objectives.values() for text in objective.fixed_texts()}
+    counts = [tokenizer.count(text) for text in fixed]
+    long = sum(count > context for count in counts)
+    assert prompts.startswith(f"{long} of {len(fixed)} prompts and other fixed texts")
+    assert prompts.endswith(f"context_length of 8 tokens; the longest has {max(counts)}.")
+    assert 0 < int(texts.split()[0]) < int(texts.split()[2])
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        fit(file, "--trainer.max_epochs", "1", "--model.text.init_args.context_length", "512")
+    assert not [record for record in caplog.records if "were cut to" in record.getMessage()]
+
+
+@pytest.mark.parametrize(("length", "cut"), [(5, 0), (6, 0), (7, 1), (20, 1)])
+def test_a_text_that_just_fits_is_not_cut(tmp_path, length, cut):
+    class Letters:
+        context_length = 6
+
+        def count(self, text):
+            return len(text)
+
+    task, counted = make_task(tmp_path), CutTexts()
+    task.encoder.text._tokenizer = Letters()
+    kept = torch.arange(6)[None] < min(length, 6)
+    batch = {"texts": ["a" * length], "token_mask": kept}
+    counted.on_train_batch_start(SimpleNamespace(is_global_zero=True), task, batch, 0)
+    assert (counted.seen, counted.cut, counted.longest) == (1, cut, length if cut else 0)
 
 
 def test_counts_and_rates_of_a_fit_with_adapters(tmp_path, caplog, monkeypatch):
