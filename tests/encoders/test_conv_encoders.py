@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ctgrounding.encoders.image.cropped import ChannelAffine, without_statistics
+from ctgrounding.encoders.image.dynunet import DynUNetEncoder
 from ctgrounding.encoders.image.mit import MiTEncoder
 from ctgrounding.encoders.image.resnet import ResNetEncoder
 from ctgrounding.encoders.image.segresnet import SegResNetEncoder
@@ -89,6 +90,21 @@ def test_fixed_norms_do_what_batch_norms_do_in_evaluation():
     torch.testing.assert_close(fixed(cells), expected)
 
 
+@pytest.mark.parametrize(
+    ("tower", "behind"), [("efficientnet_b0", "conv_head"), ("xcit_nano_12_p16_224", "cls_attn_blocks")]
+)
+def test_what_lies_behind_the_map_of_a_tower_is_frozen(tower, behind):
+    torch.manual_seed(0)
+    encoder = SlicesEncoder(tower, slices=1)
+    assert all(part.training for part in encoder.tower.modules() if not list(part.children()))
+    volume = torch.randint(-1000, 1000, (1, 1, 64, 96)).float()
+    encoder(volume, torch.tensor([[[0, 1], [0, 64], [0, 96]]])).map.square().sum().backward()
+    trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert all(parameter.grad is not None for parameter in trained.values())
+    assert [name for name, _ in encoder.named_parameters() if behind in name]
+    assert not [name for name in trained if behind in name]
+
+
 def test_refusals():
     with pytest.raises(ConfigError, match=r"depths .* and stages 1 to 4, but is asked for 18 and 5"):
         ResNetEncoder(stage=5)
@@ -106,5 +122,20 @@ def test_refusals():
         SlicesEncoder("ViT-B-16", "open_clip", pretrained=True)
     with pytest.raises(ConfigError, match=r"weights of open_clip's 'ViT-B-16' cannot be had .* 'ownai' is not a known"):
         SlicesEncoder("ViT-B-16", "open_clip", pretrained="ownai")
+    with pytest.raises(ConfigError, match=r"'beit_.*no map of an image of 32 x 48 pixels \(Input height"):
+        SlicesEncoder("beit_base_patch16_224")
+    for make in (ResNetEncoder, SegResNetEncoder):
+        with pytest.raises(ConfigError, match=r"into 8 groups, but \w+ has filters 12"):
+            make(filters=12)
+        with pytest.raises(ConfigError, match=r"filters of .* must be at least 1, but is 0"):
+            make(filters=0, norm="instance")
+    for make, wrong in (
+        (SwinEncoder, {"window": 0}),
+        (DynUNetEncoder, {"strides": [(1, 1, 1), (2, 2, 2), (0, 2, 2)], "filters": (4, 8, 8)}),
+        (MiTEncoder, {"reductions": (6, 4, 0, 1)}),
+        (SlicesEncoder, {"tower": "test_vit", "slices_per_pass": 0}),
+    ):
+        with pytest.raises(ConfigError, match=f"of {make.__name__} must be at least 1, but is 0"):
+            make(**wrong)
     with pytest.raises(ConfigError, match="asked for depth bins of 12 mm, but its cells of 1 voxels of 3 mm are 3 mm"):
         MiTEncoder(widths=(8,), depths=(1,), heads=(1,), reductions=(1,), axial_mm=12.0)

@@ -116,6 +116,10 @@ def test_refusals(folder, tmp_path):
         frozen(folder, tmp_path, tuning="full")
     with pytest.raises(ConfigError, match="pooling attention"):
         frozen(folder, tmp_path, pooling="attention")
+    (tmp_path / "file").touch()
+    encoder = frozen(folder, tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"The text cache .*file cannot be made \(File exists\)"):
+        encoder(*rows(encoder, "cyst"))
 
 
 def test_attention_pooling_against_a_softmax(folder):

@@ -99,6 +99,9 @@ def test_refusals():
         make_vit(patch_keep=0)
     with pytest.raises(ConfigError, match="24 cannot be split into 5 heads"):
         make_vit(heads=5)
+    for name, least in (("scan_every", 1), ("checkpoint_every", 0), ("depth", 0)):
+        with pytest.raises(ConfigError, match=f"{name} of ViT must be at least {least}, but is {least - 1}"):
+            make_vit(**{name: least - 1})
     with pytest.raises(ConfigError, match="at least 6 channels"):
         make_vit(heads=6)
     with pytest.raises(ConfigError, match="three positive numbers"):

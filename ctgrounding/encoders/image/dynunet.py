@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -51,6 +52,7 @@ class DynUNetEncoder(CroppedEncoder):
                 f"DynUNetEncoder needs at least three stages, a stride for each and a first stride of 1, but has "
                 f"filters {list(filters)} and strides {steps}."
             )
+        check_counts("DynUNetEncoder", filters=min(filters), strides=min(side for step in steps for side in step))
         total = [int(side) for side in np.prod(steps, axis=0)]
         super().__init__(
             width=filters[0],

@@ -15,6 +15,7 @@ from ctgrounding.encoders.image.attention import (
     initialise,
     rotate,
 )
+from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -70,6 +71,7 @@ class MiTEncoder(CroppedEncoder):
         count = len(widths)
         if not count == len(depths) == len(heads) == len(reductions) or not count:
             raise ConfigError("MiTEncoder needs a width, a depth, heads and a reduction for each of its stages.")
+        check_counts("MiTEncoder", width=width, reductions=min(reductions))
         super().__init__(
             width=width,
             spacing_mm=spacing_mm,

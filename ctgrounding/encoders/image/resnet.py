@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from ctgrounding.encoders.image.counts import check_groups
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -33,7 +34,7 @@ class ResNetEncoder(CroppedEncoder):
         axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
-        ConfigError: If there is no such depth or stage.
+        ConfigError: If there is no such depth or stage, or group norm cannot split the filters.
 
     Examples:
         >>> import torch
@@ -58,6 +59,7 @@ class ResNetEncoder(CroppedEncoder):
             raise ConfigError(
                 f"ResNetEncoder has depths {sorted(_BLOCKS)} and stages 1 to 4, but is asked for {depth} and {stage}."
             )
+        check_groups("ResNetEncoder", norm, filters)
         block, layers, expansion = _BLOCKS[depth]
         stride = stem_stride * 2**stage
         super().__init__(

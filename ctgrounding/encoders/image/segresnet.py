@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from ctgrounding.encoders.image.counts import check_groups
 from ctgrounding.encoders.image.cropped import CroppedEncoder, without_statistics
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS, HuWindows
 from ctgrounding.errors import ConfigError
@@ -32,7 +33,7 @@ class SegResNetEncoder(CroppedEncoder):
         axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
-        ConfigError: If there is no such stage.
+        ConfigError: If there is no such stage, or group norm cannot split the filters.
 
     Examples:
         >>> import torch
@@ -57,6 +58,7 @@ class SegResNetEncoder(CroppedEncoder):
         stage = len(blocks) - 1 if stage is None else stage
         if not 0 <= stage < len(blocks):
             raise ConfigError(f"SegResNetEncoder has stages 0 to {len(blocks) - 1}, but stage is {stage}.")
+        check_groups("SegResNetEncoder", norm, filters)
         width, stride = filters * 2**stage, 2**stage
         super().__init__(
             width=width,

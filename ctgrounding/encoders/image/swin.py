@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctgrounding.encoders.image.attention import head_width
+from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -57,6 +58,7 @@ class SwinEncoder(CroppedEncoder):
                 f"SwinEncoder has four stages, each with its depth and heads, and gives one of 1 to 4; stage is "
                 f"{stage}, depths are {list(depths)}, heads {list(heads)}."
             )
+        check_counts("SwinEncoder", window=window)
         for place, count in enumerate(heads):
             head_width(width * 2**place, count)
         cell = 2 ** (stage + 1)

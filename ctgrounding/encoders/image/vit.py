@@ -21,6 +21,7 @@ from ctgrounding.encoders.image.attention import (
     initialise,
 )
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.position_table import PositionTable
 from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
 from ctgrounding.errors import ConfigError
@@ -110,6 +111,8 @@ class ViT(ImageEncoder):
         )
         if not 0 < patch_keep <= 1:
             raise ConfigError(f"patch_keep is a share in (0, 1], but is {patch_keep}.")
+        check_counts("ViT", scan_every=scan_every)
+        check_counts("ViT", least=0, depth=depth, checkpoint_every=checkpoint_every)
         self.patch_keep = patch_keep
         self.checkpoint_every = checkpoint_every
         last = depth - 1

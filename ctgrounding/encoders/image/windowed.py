@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ctgrounding.encoders.branches import is_exporting
 from ctgrounding.encoders.image.base import ImageEncoder, Triple
+from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.grid_tower import GridTower
 from ctgrounding.encoders.image.patches import patches
 from ctgrounding.encoders.image.windows import AIR_HU
@@ -99,6 +100,8 @@ class WindowedViT(ImageEncoder):
             raise ConfigError(
                 f"A window holds whole patches, but window {list(window)} is no multiple of {list(patch)}."
             )
+        depths = {"depth": depth, "combiner_depth": combiner_depth, "checkpoint_every": checkpoint_every}
+        check_counts("WindowedViT", least=0, **depths)
         self.window, self.patch = tuple(window), tuple(patch)
         self.inner = tuple(size // step for size, step in zip(window, patch, strict=True))
         self.depth_branch, self.freeze_local = depth_branch, freeze_local

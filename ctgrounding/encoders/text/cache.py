@@ -72,7 +72,7 @@ class VectorCache:
         try:
             with self._connection(weights) as connection:
                 connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise self._refusal(weights, error) from error
 
     def _remember(self, weights: str, vectors: Mapping[bytes, Tensor]) -> None:
@@ -87,7 +87,7 @@ class VectorCache:
     def _run(self, weights: str, question: str, values: Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
         try:
             return self._connection(weights).execute(question, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise self._refusal(weights, error) from error
 
     def _connection(self, weights: str) -> sqlite3.Connection:
@@ -103,7 +103,9 @@ class VectorCache:
     def _file(self, weights: str) -> Path:
         return self.folder / f"{weights[:32]}.sqlite"
 
-    def _refusal(self, weights: str, error: sqlite3.Error) -> ConfigError:
+    def _refusal(self, weights: str, error: sqlite3.Error | OSError) -> ConfigError:
+        if isinstance(error, OSError):
+            return ConfigError(f"The text cache {self.folder} cannot be made ({error.strerror}). Name another folder.")
         return ConfigError(
             f"The text cache {self._file(weights)} cannot be used ({error}). Remove that file or name another folder."
         )

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ctgrounding.errors import ConfigError
+
 _MULTIPLIERS = (2654435761, 2246822519)
 """Odd constants of two multiplicative hashes (Knuth's golden ratio; a prime of xxHash32)."""
 
@@ -18,10 +20,15 @@ class HashedEmbedding(nn.Module):
     Args:
         rows: Rows of each of the two tables.
         width: Width of a row.
+
+    Raises:
+        ConfigError: If there are no rows.
     """
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
+        if rows < 1:
+            raise ConfigError(f"hashed_rows is the length of a table, at least 1, but is {rows}.")
         self.rows = rows
         self.weight = nn.Parameter(torch.randn(2 * rows, width) * 0.02)
 
