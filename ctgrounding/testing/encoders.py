@@ -1,5 +1,6 @@
 """A contract suite for image encoders: does a plug-in keep what readouts and objectives rely on?"""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctgrounding.encoders.image.base import ImageEncoder
+from ctgrounding.testing.elsewhere import elsewhere
 from ctgrounding.testing.encoder_grid import misplaced_cells
 from ctgrounding.testing.encoder_readouts import readout_differences
 from ctgrounding.testing.encoder_subject import EncoderSubject, boxes, encode, texture, whole_box
@@ -25,7 +27,8 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     padding, and what stands in it, changes nothing; a batch equals its scans one by one; readouts of the features
     equal slow loops over cells and voxels, whatever stands in cells that are not valid; other sizes work;
     gradients are finite and reach every trainable parameter; a state dict carries everything; bfloat16
-    autocast stays near float32; there are no batch statistics.
+    autocast stays near float32; there are no batch statistics; and no tensor stays behind when the encoder moves to
+    another device, by :func:`ctgrounding.testing.elsewhere.elsewhere`.
 
     Where the slab is seen from: an encoder whose cells have bounded fields of view of their own is measured by a
     field's middle (its norms taken out), a map of single voxels by the lag at which all cells together respond
@@ -208,6 +211,24 @@ def _check_statistics(subject: EncoderSubject) -> Iterator[str]:
             yield f"{name} is a {type(module).__name__}: batch statistics make features depend on the batch."
 
 
+def _check_device(subject: EncoderSubject) -> Iterator[str]:
+    volumes, box = subject.scans()
+    expected = encode(subject.encoder, volumes, box)
+    with elsewhere() as device:
+        dense: DenseFeatures = copy.deepcopy(subject.encoder).to(device)(volumes.to(device), box.to(device))
+        total = torch.zeros((), device=device)
+        for name, view in _parts(dense):
+            for what, tensor in (("map", view.map), ("valid", view.valid), ("summary", view.summary)):
+                if tensor is not None and tensor.device != device:
+                    yield f"{what}{_of(name)} is on the CPU though encoder and volumes are on another device."
+                    return
+            total = total + view.map.sin().sum()
+            error = _relative(view.map.detach().cpu(), expected.view(name).map)
+            if not error <= SAME_TOLERANCE:
+                yield f"another device changes the map{_of(name)} by {error:.1e} (relative)."
+        total.backward()  # type: ignore[no-untyped-call]
+
+
 _CHECKS: tuple[Callable[[EncoderSubject], Iterator[str]], ...] = (
     _check_grid,
     _check_valid,
@@ -219,6 +240,7 @@ _CHECKS: tuple[Callable[[EncoderSubject], Iterator[str]], ...] = (
     _check_state,
     _check_bf16,
     _check_statistics,
+    _check_device,
 )
 
 

@@ -2,17 +2,21 @@
 
 import copy
 import pickle
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ctgrounding.objectives.base import Objective
 from ctgrounding.testing.declared import Declared
+from ctgrounding.testing.elsewhere import elsewhere
 from ctgrounding.testing.outcome import ContractError, Outcome, check_terms, run_step, same_outcome
 from ctgrounding.testing.ranks import ScheduleError
 from ctgrounding.testing.scans import QUESTIONS, TinyScan
 from ctgrounding.testing.tiny import TinyHeads, tiny_batch, tiny_dims, tiny_encoded, with_fixed_texts
+from ctgrounding.types import Batch, Encoded
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,28 @@ def narrow_floats_are_summed_wide(subject: Subject) -> None:
             )
 
 
+def devices_do_not_mix(subject: Subject) -> None:
+    """With batch, encoders and heads on another device, all is computed there, to the same sums and weights."""
+    wanted = subject.run()
+    with elsewhere() as device:
+        objective, heads = subject.new().to(device), TinyHeads().to(device)
+        batch = cast("Batch", _moved(tiny_batch(subject.scans), device))
+        left = with_fixed_texts(tiny_encoded(subject.scans, batch), objective, batch)
+        values = {item.name: getattr(left, item.name) for item in fields(left)}
+        encoded = Encoded(**_moved(values | {"heads": heads, "readouts": _moved(left.readouts, device)}, device))
+        try:
+            terms = objective(encoded, batch)
+        except RuntimeError as error:
+            raise ContractError("device", f"On another device than the CPU it fails: {error}") from error
+        for name, term in terms.items():
+            for part, value, single in (("total", term.total, wanted.totals), ("weight", term.weight, wanted.weights)):
+                if value.device != device:
+                    raise ContractError("device", f"The {part} of term '{name}' is on the CPU, unlike the batch.")
+                if not torch.allclose(value.detach().cpu().double(), single[name].double(), rtol=1e-6):
+                    raise ContractError("device", f"On another device, the {part} of term '{name}' is another.")
+        torch.autograd.backward([term.total for term in terms.values()])
+
+
 LAWS: tuple[Callable[[Subject], None], ...] = (
     keys_are_declared,
     draws_are_keyed,
@@ -189,7 +215,12 @@ LAWS: tuple[Callable[[Subject], None], ...] = (
     terms_are_sums,
     copies_are_equal,
     narrow_floats_are_summed_wide,
+    devices_do_not_mix,
 )
+
+
+def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def _same_parameters(found: Outcome, wanted: frozenset[str], what: str) -> None:

@@ -205,6 +205,17 @@ class KeepsWeightsToItself(Plain):
         return super().cells(image_hu, valid_box) * self.gain
 
 
+class KeepsNumbersOnTheCpu(Plain):
+    """No buffer: it does not move with the encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.full((8,), 2.0)
+
+    def cells(self, image_hu, valid_box):
+        return super().cells(image_hu, valid_box) * self.gain
+
+
 class CancelsInBfloat16(Plain):
     def cells(self, image_hu, valid_box):
         channels = self.patch_channels(image_hu, valid_box)
@@ -234,6 +245,7 @@ def test_the_encoder_that_the_wrong_ones_derive_from_is_right():
         (LeavesAParameterOut, r"gradients: parameter summary gets no gradient"),
         (RootOfZero, r"gradients: the gradient of embed.weight is not finite"),
         (KeepsWeightsToItself, r"state: another encoder that loaded the state dict"),
+        (KeepsNumbersOnTheCpu, r"device: the encoder raised RuntimeError: aten.mul.Tensor meets a tensor of \(8,\) on"),
         (CancelsInBfloat16, r"bf16: bfloat16 autocast changes the map"),
     ],
 )

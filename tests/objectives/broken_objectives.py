@@ -201,3 +201,15 @@ class CannotBePickled(Pull):
 class ReturnsATensor(Pull):
     def forward(self, encoded, batch):
         return super().forward(encoded, batch)["pull"].total
+
+
+class MixesDevices(Pull):
+    def pairs(self, encoded, batch):
+        scans, reports = super().pairs(encoded, batch)
+        return scans * torch.ones(len(scans), 1, dtype=scans.dtype), reports
+
+
+class CountsOnTheCpu(Pull):
+    def forward(self, encoded, batch):
+        term = super().forward(encoded, batch)["pull"]
+        return {"pull": Term(term.total, torch.tensor(float(term.weight), dtype=term.weight.dtype))}

@@ -92,6 +92,8 @@ def test_the_lawful_pattern_of_the_broken_ones_passes(lawful):
         (broken.ForgetsItsState, "state_dict", "total of term pull differs"),
         (broken.CannotBePickled, "pickle", "cannot be pickled"),
         (broken.ReturnsATensor, "terms", "not a dict with a Term"),
+        (broken.MixesDevices, "device", r"aten.mul.Tensor meets a tensor of \(\d, 1\) on the CPU"),
+        (broken.CountsOnTheCpu, "device", "The weight of term 'pull' is on the CPU"),
     ],
 )
 def test_each_broken_law_is_named(unlawful, law, message):
