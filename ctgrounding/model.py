@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -76,6 +76,26 @@ class Model:
         return self.encoder.image.spacing_mm
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes. What it gives lies on the CPU."""
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: str | torch.device | None) -> Self:
+        """Compute on another device; on a GPU if there is one for None.
+
+        Raises:
+            ConfigError: If this machine has no such device.
+        """
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ConfigError(f"Device '{name}' cannot be used here ({reason}). Leave it out, or give cpu.") from error
+        self.encoder.to(name)
+        return self
+
+    @property
     def shard_paths(self) -> list[str]:
         """Shards that the model was trained from, as its configuration names them."""
         shards = self.config["data"]["shards"]
@@ -106,7 +126,7 @@ class Model:
         """
         opened = scan if isinstance(scan, Scan) else self.read(scan)
         encoded = self._encode(opened.image_hu, opened.grid, opened.valid_box, [])
-        return encoded.image("global", head)[0]
+        return encoded.image("global", head)[0].cpu()
 
     def encode_text(self, text: str | Sequence[str], head: str = "main") -> Float[Tensor, "texts M"]:
         """Unit vectors of sentences or reports; one row for a single string too.
@@ -115,7 +135,7 @@ class Model:
             ConfigError: If a text is empty.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        return self.encoder.heads.text(head, self._text_vectors(texts))
+        return self.encoder.heads.text(head, self._text_vectors(texts)).cpu()
 
     def locate(self, scan: str | Path | Scan, text: str) -> Location:
         """Find the depth that a sentence speaks of.
@@ -152,9 +172,9 @@ class Model:
         encoded = self._encode(image_hu, grid, valid_box, [text])
         valid = encoded.depth_valid[0]
         depths = encoded.image("depth", use.image_head)[0, valid]
-        words = encoded.texts(torch.tensor([0]), use.text_head)[0]
-        probability = torch.softmax(depths @ words / use.temperature, dim=0).double().numpy()
-        depths_mm = encoded.depth_mm[0, valid].numpy()
+        words = encoded.texts(torch.tensor([0], device=self.device), use.text_head)[0]
+        probability = torch.softmax(depths @ words / use.temperature, dim=0).double().cpu().numpy()
+        depths_mm = encoded.depth_mm[0, valid].cpu().numpy()
         return Location(float(depths_mm[probability.argmax()]), probability, depths_mm, None)
 
     def search(
@@ -187,12 +207,11 @@ class Model:
         shown = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
         image_hu, grid = np.ascontiguousarray(image_hu[shown]), grid.crop(start, shape)
         valid_box = _within(valid_box, start, shape)
-        context = ReadoutContext(torch.tensor([grid.spacing_mm], dtype=torch.float64))
-        origin = torch.tensor([grid.origin_mm], dtype=torch.float64)
+        spacing_mm, origin_mm = torch.tensor([grid.spacing_mm, grid.origin_mm], dtype=torch.float64, device=self.device)
+        box = torch.tensor([valid_box], dtype=torch.int64, device=self.device)
+        volume = torch.from_numpy(image_hu)[None].to(self.device)
         with torch.inference_mode():
-            part = self.encoder.encode_volumes(
-                torch.from_numpy(image_hu)[None], torch.tensor([valid_box], dtype=torch.int64), origin, context
-            )
+            part = self.encoder.encode_volumes(volume, box, origin_mm[None], ReadoutContext(spacing_mm[None]))
             return self.encoder.join([part], self._text_vectors(texts))
 
     def _text_vectors(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
@@ -206,7 +225,7 @@ class Model:
         for index, row in enumerate(rows):
             tokens[index, : len(row)], mask[index, : len(row)] = row, True
         with torch.inference_mode():
-            return self.encoder.encode_tokens(tokens, mask)
+            return self.encoder.encode_tokens(tokens.to(self.device), mask.to(self.device))
 
 
 def load(path: str | Path) -> Model:

@@ -66,9 +66,7 @@ def embed(
     wanted = splits or ["train", "val"]
     if unknown := sorted(set(wanted) - set(_SPLITS)):
         raise ConfigError(f"--splits has '{unknown[0]}'; choose among {', '.join(_SPLITS)}.")
-    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trained = open_frozen(model)
-    trained.encoder.to(chosen)
+    trained = open_frozen(model).to(device)
     stem = STEMS[keep](trained.encoder)
     if "image" in stem.parts:
         fold_adapters(trained.encoder.image)  # what is frozen as a whole needs none beside its weights
@@ -101,7 +99,7 @@ class _Embedder:
         self._stem, self._about, self._output = stem, about, output
         data = trained.config["data"]
         self._recipe = Recipe(crop=trained.crop, with_organs=data.get("organs", True))
-        self._encoder = trained.encoder
+        self._encoder, self._device = trained.encoder, trained.device
         self._encoder.text.keep_vectors(output / TEXT_FOLDER)
         self._is_checked = False
 
@@ -147,7 +145,7 @@ class _Embedder:
                 yield
 
     def _features(self, sample: Sample) -> Features:
-        device = next(self._encoder.parameters()).device
+        device = self._device
         image, box = sample["volume"][None].to(device), sample["valid_box"][None].to(device)
         organs = sample["organs"][None].to(device) if "organs" in sample else None
         voxels = sample["organ_voxels"][None].to(device) if "organ_voxels" in sample else None
@@ -170,21 +168,11 @@ class _Embedder:
         rows = list(sample["token_rows"].values())
         if not rows:
             return
-        device = next(self._encoder.parameters()).device
+        device = self._device
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         with torch.inference_mode():
             self._encoder.encode_tokens(tokens, torch.arange(tokens.shape[1], device=device) < lengths[:, None])
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(f"--device {name} cannot be used here ({reason}). Leave it out, or give cpu.") from error
-    return device
 
 
 def _index(trained: Model, shards: list[str] | None, splits: list[str]) -> ScanIndex:

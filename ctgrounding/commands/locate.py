@@ -31,6 +31,7 @@ def locate(
     output: Path | None = None,
     shards: list[str] | None = None,
     series: int | None = None,
+    device: str | None = None,
 ) -> Location:
     """Find the depth of a scan that a sentence speaks of, print it and draw it.
 
@@ -41,11 +42,12 @@ def locate(
         output: PNG to write; beside the current folder's files as ``locate-<scan>.png`` if not given.
         shards: Shard files or folders to look an id up in; those of the run if not given.
         series: Series number, where a DICOM folder holds several.
+        device: Where to compute, such as cuda:1; a GPU if there is one.
 
     Returns:
         Depth, slice, and probability over depth.
     """
-    trained = load(model)
+    trained = load(model).to(device)
     opened = (
         _from_file(trained, scan, text, series) if Path(scan).exists() else _from_shards(trained, scan, text, shards)
     )

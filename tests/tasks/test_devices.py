@@ -9,6 +9,11 @@ import torch
 import yaml
 
 from ctgrounding.commands.embed import embed
+from ctgrounding.data.shards import Shard
+from ctgrounding.errors import ConfigError
+from ctgrounding.geometry import Grid
+from ctgrounding.ingest import Scan
+from ctgrounding.model import load
 from ctgrounding.testing.elsewhere import elsewhere
 from ctgrounding.trainer_cli import run
 
@@ -91,6 +96,32 @@ def test_features_made_and_used_on_another_device_are_those_of_the_cpu(fitted, t
             run(["fit", "--config", str(fitted / "run.yaml"), *more, "--data.shards", str(fitted / "shards"), *words])
         losses.append(tiny_run.logged(root))
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_model_on_another_device_gives_what_it_gives_on_the_cpu(fitted):
+    model, shard = load(fitted), Shard(fitted / "shards" / "shard-00000.h5")
+    record, image = shard.records[0], shard.read_image(0)
+    grid = Grid(record.shape, record.spacing_mm, record.origin_mm)
+    scan = Scan(image, grid, record.valid_box, verdict=None, source=None)  # no file: nothing reads these
+
+    def asked():
+        where = model.locate_in(image, grid, record.valid_box, "a ball")
+        return model.encode_scan(scan), model.encode_text(["a ball", "a cyst"]), where
+
+    vector, words, where = asked()
+    with elsewhere() as device:
+        assert model.to(device).device == device
+        there_vector, there_words, there = asked()
+        assert {there_vector.device, there_words.device} == {torch.device("cpu")}
+        assert model.search({"one": vector}, "a ball")[0][0] == "one"
+    torch.testing.assert_close((there_vector, there_words), (vector, words))
+    assert there.probability == pytest.approx(where.probability, rel=1e-4)
+    assert there.depths_mm.tolist() == where.depths_mm.tolist()
+
+
+def test_a_device_that_is_not_there_is_named(fitted):
+    with pytest.raises(ConfigError, match=r"Device 'cuda:99' cannot be used here \(.*\). Leave it out, or give cpu"):
+        load(fitted).to("cuda:99")
 
 
 def test_what_the_stand_in_refuses():

@@ -258,7 +258,7 @@ def test_features_of_anything_else_are_refused(what, runs, stored, tmp_path, cap
         (["--splits", "[trian]"], "--splits has 'trian'"),
         (["--splits", "[dev]"], "No scan is of split dev"),
         (["--shards", "[nowhere]"], "There is no shard or folder at nowhere"),
-        (["--device", "tpu"], "--device tpu cannot be used here"),
+        (["--device", "tpu"], "Device 'tpu' cannot be used here"),
     ],
 )
 def test_wrong_calls_are_refused(words, message, runs, tmp_path, capsys):
