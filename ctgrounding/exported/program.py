@@ -120,14 +120,17 @@ def _traced(tower: ImageTower, example: tuple[Tensor, Tensor], batch: dict[int, 
 @contextmanager
 def _quiet_if_it_fails() -> Iterator[None]:
     """Without the whole graph that PyTorch prints when an export fails; the error names the reason."""
-    log, said = logging.getLogger("torch.fx.experimental.symbolic_shapes"), StringIO()
-    level = log.level
-    log.setLevel(logging.ERROR)
+    names = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+    logs, said = [logging.getLogger(name) for name in names], StringIO()
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with redirect_stderr(said):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     sys.stderr.write(said.getvalue())
 
 

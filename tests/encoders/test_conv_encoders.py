@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctgrounding.encoders.image.cropped import ChannelAffine, without_statistics
+from ctgrounding.encoders.image.cropped import ChannelAffine, CroppedEncoder, without_statistics
 from ctgrounding.encoders.image.dynunet import DynUNetEncoder
 from ctgrounding.encoders.image.mit import MiTEncoder
 from ctgrounding.encoders.image.resnet import ResNetEncoder
@@ -105,6 +105,31 @@ def test_what_lies_behind_the_map_of_a_tower_is_frozen(tower, behind):
     assert not [name for name in trained if behind in name]
 
 
+class OneCell(CroppedEncoder):
+    """Says that its cells have 2 voxels, and has one cell in all."""
+
+    def __init__(self):
+        super().__init__(width=2, spacing_mm=(1, 1, 1), cell_vox=(2, 2, 2), align_vox=(2, 2, 2))
+
+    def encode(self, volume_hu):
+        return torch.zeros(len(volume_hu), 1, 1, 1, 2)
+
+
+@pytest.mark.parametrize("sides", [(2, 64, 96), (2, 33, 65), (2, 60, 70)])
+def test_every_valid_cell_of_a_strided_tower_is_that_of_its_slices(sides):
+    torch.manual_seed(0)
+    encoder = SlicesEncoder("resnet10t", slices=2, strided=True).eval()
+    volume = torch.randint(-1000, 1000, (1, *sides)).float()
+    dense = encoder(volume, torch.tensor([[[0, side] for side in sides]]))
+    _, rows, columns = encoder.grid(sides)
+    height, width = max(32 * rows - 31, sides[1]), max(32 * columns - 31, sides[2])  # to the last cell's centre
+    filled = nn.functional.pad(volume, (0, width - sides[2], 0, height - sides[1]), value=-1024.0)
+    maps = encoder.tower(encoder.windows(filled[0])).permute(0, 2, 3, 1)
+    wanted = encoder.norm(maps).mean(0).permute(2, 0, 1)
+    assert dense.valid.all()
+    torch.testing.assert_close(dense.map[0, :, 0], wanted)
+
+
 def test_refusals():
     with pytest.raises(ConfigError, match=r"depths .* and stages 1 to 4, but is asked for 18 and 5"):
         ResNetEncoder(stage=5)
@@ -124,6 +149,10 @@ def test_refusals():
         SlicesEncoder("ViT-B-16", "open_clip", pretrained="ownai")
     with pytest.raises(ConfigError, match=r"'beit_.*no map of an image of 32 x 48 pixels \(Input height"):
         SlicesEncoder("beit_base_patch16_224")
+    with pytest.raises(ConfigError, match=r"17 x 33 pixels .*, or set strided to false"):
+        SlicesEncoder("test_vit", strided=True)
+    with pytest.raises(ConfigError, match=r"OneCell gives \(1, 1, 1\) cells of \(4, 4, 4\) voxels"):
+        OneCell()(torch.zeros(1, 4, 4, 4), torch.tensor([[[0, 4]] * 3]))
     for make in (ResNetEncoder, SegResNetEncoder):
         with pytest.raises(ConfigError, match=r"into 8 groups, but \w+ has filters 12"):
             make(filters=12)

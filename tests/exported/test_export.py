@@ -337,6 +337,12 @@ class Branching(GlobalReadout):
         return rows if float(rows.values.max()) > 0 else Rows(-rows.values)
 
 
+class Unequal(GlobalReadout):
+    def forward(self, dense, context):
+        rows = super().forward(dense, context)
+        return Rows(torch.bmm(rows.values[:, None], dense.map.flatten(2)[:, :3]).flatten(1))
+
+
 class TestProgram:
     def test_tower_gives_what_evaluation_gives(self, run):
         model = ctgrounding.load(run)
@@ -398,11 +404,12 @@ class TestProgram:
         with torch.no_grad():
             same(program(volumes[:1], box[:1]), tower(volumes[:1], box[:1]))
 
-    def test_a_tower_that_branches_on_numbers_is_refused_in_one_sentence(self, tmp_path, capfd):
+    @pytest.mark.parametrize(("readout", "said"), [(Branching, "Could not"), (Unequal, "Expected size")])
+    def test_a_tower_that_cannot_be_a_program_is_refused_in_one_sentence(self, readout, said, tmp_path, capfd):
         sections = config(tmp_path)["model"]
-        sections["readouts"]["global"] = {"class_path": f"{Branching.__module__}.Branching"}
+        sections["readouts"]["global"] = {"class_path": f"{readout.__module__}.{readout.__name__}"}
         encoder = build(sections).eval()
-        with pytest.raises(ConfigError, match=r"cannot be written as a program: Could not .* must not branch on"):
+        with pytest.raises(ConfigError, match=rf"cannot be written as a program: {said} .* must not branch on"):
             write_program(ImageTower(encoder, [("global", "main")]), SHAPE, "torch", tmp_path)
         assert capfd.readouterr() == ("", "")
 

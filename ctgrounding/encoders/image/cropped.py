@@ -20,8 +20,8 @@ class CroppedEncoder(ImageEncoder):
     """Encodes each scan's valid box alone, so that statistics, borders and windows inside never see padding.
 
     Scans of equal boxes are encoded together. A crop starts at a multiple of ``align_vox`` at or before the box.
-    At its end it is filled with air: to a multiple of ``align_vox``, or with ``strided`` to the centre of its last
-    cell at least; and to two cells of the deepest stage, since a norm over one has no variance.
+    At its end it is filled with air: to a multiple of ``align_vox``, or along a ``strided`` axis to the centre of its
+    last cell at least; and to two cells of the deepest stage, since a norm over one has no variance.
 
     Args:
         width: Channels of the feature map.
@@ -29,7 +29,7 @@ class CroppedEncoder(ImageEncoder):
         cell_vox: Voxels of a cell along ``D H W``.
         align_vox: Whole cells that a crop is made of along each axis, such as the stride of the deepest stage.
         strided: Whether cell ``i`` is centred at voxel ``i * cell_vox``, as padded strided convolutions do,
-            instead of in the middle of its voxels.
+            instead of in the middle of its voxels; for all axes, or for each.
         windows: Low and high end of each HU window.
         axial_mm: Size of a depth bin that is asked for.
 
@@ -44,19 +44,20 @@ class CroppedEncoder(ImageEncoder):
         spacing_mm: Sequence[float],
         cell_vox: Sequence[int],
         align_vox: Sequence[int],
-        strided: bool = False,
+        strided: bool | tuple[bool, bool, bool] = False,
         windows: Sequence[Sequence[float]] = DEFAULT_WINDOWS,
         axial_mm: float | None = None,
     ) -> None:
+        along = (strided,) * 3 if isinstance(strided, bool) else strided
         super().__init__(
             width=width,
             spacing_mm=spacing_mm,
             cell_vox=cell_vox,
-            offset_vox=(0.0, 0.0, 0.0) if strided else None,
+            offset_vox=[0.0 if first else (vox - 1) / 2 for vox, first in zip(cell_vox, along, strict=True)],
             windows=windows,
             axial_mm=axial_mm,
         )
-        self.cell, self.align, self.strided = tuple(cell_vox), tuple(align_vox), strided
+        self.cell, self.align, self.strided = tuple(cell_vox), tuple(align_vox), along
 
     @property
     def period_vox(self) -> Triple:
@@ -101,14 +102,19 @@ class CroppedEncoder(ImageEncoder):
 
     def _encode(self, crop: Shaped[Tensor, "g D H W"]) -> Float[Tensor, "g d h w C"]:
         sides, grid = crop.shape[1:], self.grid(crop.shape[1:])
-        if self.strided:
-            full = [(cells - 1) * step + 1 for cells, step in zip(grid, self.cell, strict=True)]
-        else:
-            full = [-(-side // step) * step for side, step in zip(sides, self.align, strict=True)]
+        to_centre = [(cells - 1) * step + 1 for cells, step in zip(grid, self.cell, strict=True)]
+        to_multiple = [-(-side // step) * step for side, step in zip(sides, self.align, strict=True)]
+        ends = zip(to_centre, to_multiple, self.strided, strict=True)
+        full = [centre if strided else multiple for centre, multiple, strided in ends]
         if all(whole <= step for whole, step in zip(full, self.align, strict=True)):
             full[2] += self.align[2]
         depth, row, column = (max(whole - side, 0) for whole, side in zip(full, sides, strict=True))
         found = self.encode(functional.pad(crop, (0, column, 0, row, 0, depth), value=AIR_HU))
+        if any(has < due for has, due in zip(found.shape[1:4], grid, strict=True)):  # else some would stay zero
+            raise ConfigError(
+                f"{type(self).__name__} gives {tuple(found.shape[1:4])} cells of {tuple(sides)} voxels, where cells of "
+                f"{self.cell} voxels make {grid}. Its cell_vox, align_vox or strided are not those of its network."
+            )
         return found[:, : grid[0], : grid[1], : grid[2]]
 
 

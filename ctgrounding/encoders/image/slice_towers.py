@@ -15,7 +15,9 @@ _TROUBLE = (RuntimeError, AssertionError, ValueError, TypeError, LookupError, At
 """What a tower throws at an image that it cannot take."""
 
 
-def make_tower(library: Literal["timm", "open_clip"], name: str, pretrained: bool | str, channels: int) -> "Tower":
+def make_tower(
+    library: Literal["timm", "open_clip"], name: str, pretrained: bool | str, channels: int, *, strided: bool
+) -> "Tower":
     """A tower by name, tried on an image of another size than its own; what lies behind its map is frozen.
 
     Args:
@@ -23,6 +25,7 @@ def make_tower(library: Literal["timm", "open_clip"], name: str, pretrained: boo
         name: Its architecture.
         pretrained: Whether to fetch weights, and for open_clip which.
         channels: Channels of an image.
+        strided: Whether images end at the first pixel of a cell, instead of at its last.
 
     Raises:
         ConfigError: If there is no such tower, it gives no map, it takes images of its own size only, or its weights
@@ -31,7 +34,7 @@ def make_tower(library: Literal["timm", "open_clip"], name: str, pretrained: boo
     made = (
         _timm_tower(name, pretrained, channels) if library == "timm" else _open_clip_tower(name, pretrained, channels)
     )
-    _settle(made, name, channels)
+    _settle(made, name, channels, made.stride - 1 if strided else 0)
     return made
 
 
@@ -109,22 +112,24 @@ class OpenClipTower(Tower):
         return torch.cat([table[:1], resized[0].flatten(1).t().to(table.dtype)])
 
 
-def _settle(tower: Tower, name: str, channels: int) -> None:
+def _settle(tower: Tower, name: str, channels: int, less: int) -> None:
     """Try a tower on an image of another size than its own, and freeze what lies behind its map: nothing trains it."""
+    advice = "Use another, such as a ViT or ResNet" + (", or set strided to false." if less else ".")
+    height, width = (cells * tower.stride - less for cells in (2, 3))
     modes = {part: part.training for part in tower.modules()}
     tower.eval()
     try:
         with torch.enable_grad():
-            cells = tower(torch.zeros(1, channels, 2 * tower.stride, 3 * tower.stride))
+            cells = tower(torch.zeros(1, channels, height, width))
     except _TROUBLE as error:
         raise ConfigError(
-            f"Tower '{name}' gives no map of an image of {2 * tower.stride} x {3 * tower.stride} pixels "
-            f"({_first(error)}), but slices have any size. Use another, such as a ViT or ResNet."
+            f"Tower '{name}' gives no map of an image of {height} x {width} pixels ({_first(error)}), but slices have "
+            f"any size. {advice}"
         ) from error
     if cells.shape[2:] != (2, 3):
         raise ConfigError(
-            f"Tower '{name}' makes {tuple(cells.shape[2:])} cells of (2, 3) times {tower.stride} pixels, so where they "
-            "lie is not known. Use another, such as a ViT or ResNet."
+            f"Tower '{name}' makes {tuple(cells.shape[2:])} cells of {height} x {width} pixels where (2, 3) are due, "
+            f"so where they lie is not known. {advice}"
         )
     for part, mode in modes.items():
         part.training = mode

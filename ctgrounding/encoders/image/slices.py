@@ -61,13 +61,17 @@ class SlicesEncoder(CroppedEncoder):
         axial_mm: float | None = None,
     ) -> None:
         check_counts("SlicesEncoder", slices=slices, slices_per_pass=slices_per_pass)
-        made = make_tower(library, tower, pretrained, len(windows))
+        made = make_tower(library, tower, pretrained, len(windows), strided=strided)
         cell = (slices, made.stride, made.stride)
         super().__init__(
-            width=made.width, spacing_mm=spacing_mm, cell_vox=cell, align_vox=cell, windows=windows, axial_mm=axial_mm
+            width=made.width,
+            spacing_mm=spacing_mm,
+            cell_vox=cell,
+            align_vox=cell,
+            strided=(False, strided, strided),
+            windows=windows,
+            axial_mm=axial_mm,
         )
-        if strided:
-            self._offset_vox = ((slices - 1) / 2, 0.0, 0.0)
         self.tower, self.pooling, self.slices_per_pass = made, pooling, slices_per_pass
         self.norm = nn.LayerNorm(made.width)
         self.score = nn.Linear(made.width, 1) if pooling == "attention" else None
