@@ -71,11 +71,12 @@ def brief(message: object, written: Written | None = None) -> str:
         text = re.sub(pattern, "", text)
     text = re.sub(r"^- ", "", re.sub(r"\s+", " ", text).strip())
     text = re.sub(r'^"([\w.]+)": (- )?', r"\1: ", text).rstrip("!")
-    text = _in_words(text, written or Written([]))
+    text = _in_words(text, written)
     return text if text.endswith((".", "?")) else f"{text}."
 
 
-def _in_words(text: str, written: Written) -> str:
+def _in_words(text: str, given: Written | None) -> str:
+    written = given or Written([])
     key = text.partition(": ")[0]
     if found := _LACKS.search(text):
         module, name = found.groups()
@@ -95,6 +96,8 @@ def _in_words(text: str, written: Written) -> str:
         return f"{key}: '${{{found[1]}}}' refers to a setting that does not exist. Check the name between the braces."
     if found := _REQUIRED.search(text):
         missing = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+        if given is None:
+            return f"Nothing says what {missing} should be. Give it; --help says what it is."
         return f"Nothing says what {missing} should be. Give a run config with --config; 'ctgrounding configs list'."
     return _WRONG_TYPE.sub(lambda found: f"expected {found[1]}, got '{found[2]}'.", text)
 

@@ -68,6 +68,7 @@ class TestWithoutARun:
             (["locate", "a cyst", "--model", "none", "--scan", "x"], "There is no checkpoint at none"),
             (["fit", "--config", "nope.yaml"], "There is no config file 'nope.yaml'"),
             (["fit"], "Nothing says what model.image"),
+            (["import-weights", "--from", "hlip", "--output", "x"], "what checkpoint should be. Give it; --help says"),
         ],
     )
     def test_mistakes(self, refused, words, says):

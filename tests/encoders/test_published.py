@@ -443,6 +443,10 @@ class TestCommand:
                 {"backbone_image.extra": torch.ones(1)},
                 "1 tensors of the checkpoint are not known .* 'backbone_image.extra'",
             ),
+            (
+                {"backbone_image.norm.weight": torch.full((48,), torch.nan)},
+                "norm.weight' holds numbers",
+            ),
             ({"projection_image.last_layer.parametrizations.weight.original0": torch.full((32, 1), 2.0)}, "gain"),
             ({"backbone_image.rope.periods": torch.ones(4)}, "do not grow by the base 1000"),
         ],

@@ -202,6 +202,16 @@ def test_refusals(bert_folder):
         OpenClipText(width=32, heads=5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_a_folder_without_tokenizer_files_is_refused(kind, tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=60, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="has no tokenizer files, so every text would be without words"):
+        TransformersText(str(tmp_path), tuning="frozen", context_length=32)
+
+
 def test_positions_of_robertas_kin_begin_behind_the_padding(bert_folder, tmp_path):
     from transformers import AutoTokenizer, LongformerConfig, LongformerModel, RobertaConfig, RobertaModel
 

@@ -52,7 +52,7 @@ class Checkpoint:
             shape: Shape it must have.
 
         Raises:
-            CheckpointError: If there is none of that name, or it has another shape.
+            CheckpointError: If there is none of that name, it has another shape, or a number is not finite.
         """
         value = self._find(name)
         if shape is not None and tuple(value.shape) != tuple(shape):
@@ -60,6 +60,8 @@ class Checkpoint:
                 f"Tensor '{name}' has shape {tuple(value.shape)}, but the other tensors of this checkpoint call for "
                 f"{tuple(shape)}. It is not a checkpoint of this model."
             )
+        if value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
+            raise CheckpointError(f"Tensor '{name}' holds numbers that are not finite. The file is damaged.")
         self._taken.add(name)
         return value.float() if value.is_floating_point() else value
 

@@ -193,9 +193,15 @@ def _tokenizer(model: str) -> Any:  # noqa: ANN401 - transformers is not typed
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
+        found = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise _not_there(model) from error
+    if len(found) <= len(found.all_special_ids):  # transformers makes one without words where the files are missing
+        raise ConfigError(
+            f"Text model '{model}' has no tokenizer files, so every text would be without words. Put those of the "
+            "published model (tokenizer.json, tokenizer_config.json) beside its config.json."
+        )
+    return found
 
 
 def _not_there(model: str) -> ConfigError:
