@@ -177,7 +177,10 @@ class _Embedder:
 
 def _index(trained: Model, shards: list[str] | None, splits: list[str]) -> ScanIndex:
     data = trained.config["data"]
-    index = load_index(shards or trained.shard_paths)
+    paths = shards or trained.shard_paths
+    if not paths:
+        raise ConfigError("An exported model knows no shards. Name those to encode: --shards '[FOLDER]'.")
+    index = load_index(paths)
     if index.spacing_mm != trained.spacing_mm:
         raise ConfigError(
             f"The shards have voxels of {index.spacing_mm} mm (D, H, W) and the model is for {trained.spacing_mm}. "

@@ -266,6 +266,29 @@ def test_wrong_calls_are_refused(words, message, runs, tmp_path, capsys):
     assert not list(tmp_path.glob("*.h5"))
 
 
+def test_an_exported_model_needs_shards(runs, tmp_path, capsys):
+    trained = tmp_path / "run"
+    run(["fit", "--config", str(runs["conv"]), "--trainer.default_root_dir", str(trained), "--trainer.max_steps", "1"])
+    cli.main(["export", "--model", str(trained), "--output", str(tmp_path / "exported")])
+    words = [
+        "embed",
+        "--model",
+        str(tmp_path / "exported"),
+        "--output",
+        str(tmp_path / "features"),
+        "--keep",
+        "readouts",
+    ]
+    assert "An exported model knows no shards" in refused(words, capsys)
+    embed(
+        model=tmp_path / "exported",
+        output=tmp_path / "features",
+        keep="readouts",
+        shards=[runs["conv"].parent / "shards"],
+    )
+    assert len(StoredFeatures(tmp_path / "features")._place) > 1
+
+
 def test_a_config_without_weights_is_refused(runs, tmp_path, capsys):
     content = yaml.safe_load(runs["conv"].read_text())
     del content["model"]["initial_weights"]
