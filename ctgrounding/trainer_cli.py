@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse._actions import ActionConfigFile
+from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -47,6 +49,7 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
     written = Written(words)
     written.check_objectives()
     silence()
+    register_type(torch.device)  # the default of some of Lightning's callbacks, which is written into configs
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     cli = TrainerCLI if execute else ParseOnlyCLI
     commands = ("fit", "validate", "test", "predict")
@@ -179,7 +182,11 @@ class TrainerCLI(LightningCLI):
             config["callbacks"].append(SaveOnSignal(folder / "checkpoints" / LAST))
         config["callbacks"].append(CutTexts())
         config["plugins"] = _with_whole_checkpoints(config.get("plugins"))
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, TypeError) as error:
+            said = str(error).partition("\n")[0]
+            raise ConfigError(f"The trainer's arguments do not fit: {said}") from error
 
 
 class ParseOnlyCLI(TrainerCLI):

@@ -119,6 +119,8 @@ MISTAKES = {
     "share": (["--model.optimizer.init_args.warmup_fraction", "2"], ["warmup_fraction", "2.0"]),
     "pattern": (["--model.optimizer.init_args.lr_scale", '{"(": 1.0}'], ["lr_scale has '('"]),
     "precision": (["--trainer.precision", "bf16-true"], ["trainer.precision bf16-true", "bf16-mixed"]),
+    "strategy": (["--trainer.strategy", "fsdp"], ["The trainer's arguments do not fit", "requires a GPU"]),
+    "nodes": (["--trainer.num_nodes", "0"], ["`num_nodes` must be a positive integer"]),
     "objective": (["--model.objectives.orgn", "null"], ["model.objectives.orgn", "'organ'"]),
     "head": (["--model.objectives.organ.init_args.image_head", "orga"], ["'orga'", "model.heads.image"]),
     "head_setting": (["--model.heads.image.main.widht", "8"], ["model.heads.image.main.widht"]),
@@ -179,6 +181,11 @@ class TestOverrides:
         config = parsed("fit", "--config", run_file, "--config", overlay, "--data.batch_size", "2")
         assert (config["trainer"]["max_epochs"], config["data"]["batch_size"]) == (7, 2)
         assert sorted(config["model"]["objectives"]) == ["disease", "global", "organ", "snippet"]
+
+    def test_a_callback_whose_default_is_a_device(self, run_file):
+        averaging = "--trainer.callbacks+=lightning.pytorch.callbacks.StochasticWeightAveraging"
+        config = parsed("fit", "--config", run_file, averaging, "--trainer.callbacks.swa_lrs", "0.01")
+        assert config["trainer"]["callbacks"][0]["init_args"]["device"] == "cpu"
 
     def test_one_nested_value(self, run_file):
         before, after = (
