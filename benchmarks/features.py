@@ -34,6 +34,7 @@ from ctgrounding.data.datamodule import ShardDataModule
 from ctgrounding.ingest import ingest
 from ctgrounding.model import build
 from ctgrounding.phantom import write_patients
+from ctgrounding.tasks.initial_weights import load_initial
 from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.tasks.stored import use_stored
 from ctgrounding.tasks.texts import FixedTexts
@@ -81,7 +82,7 @@ def step_of(config: Path, features: Path, *, in_place: bool) -> Step:
     parser.add_class_arguments(ShardDataModule, "data")
     made = parser.instantiate(parser.parse_object({name: content[name] for name in ("model", "data")}))
     task, data = made.model, made.data
-    task._load_initial(Path(content["model"]["initial_weights"]))
+    load_initial(task, Path(content["model"]["initial_weights"]))
     task._fixed = FixedTexts({role: item.fixed_texts() for role, item in task._roles.items()}, task.tokenizer)
     clock = SimpleNamespace(optimizers=[], loggers=[], current_epoch=0, global_step=0, log_every_n_steps=10**9)
     task.trainer = clock

@@ -127,11 +127,12 @@ class ShardDataModule(LightningDataModule):
             skips_damaged=on_error == "skip",
         )
         self._evaluation = replace(self._training, crop=evaluation_crop or Crop(), is_random=False)
+        sizes = {"batch": batch_size, "micro_batch": micro_batch_size, "evaluation_batch": evaluation_batch_size}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ConfigError(f"data.{name}_size is {size}; it must be at least 1.")
         if buckets is not None:
             buckets.check(batch_size, micro_batch_size, self._training.crop, shares is not None)
-        for name, size in (("batch_size", batch_size), ("micro_batch_size", micro_batch_size)):
-            if size is not None and size < 1:
-                raise ConfigError(f"data.{name} is {size}; it must be at least 1.")
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size

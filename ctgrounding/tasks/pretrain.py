@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ctgrounding import distributed
@@ -20,22 +18,23 @@ from ctgrounding.encoders.heads import HeadsConfig
 from ctgrounding.encoders.image.base import ImageEncoder
 from ctgrounding.encoders.image.conv_trial import check_convolutions
 from ctgrounding.encoders.layers import with_prefix
-from ctgrounding.encoders.lora import Lora, named_as_adapted
+from ctgrounding.encoders.lora import Lora
 from ctgrounding.encoders.text.base import TextEncoder
 from ctgrounding.encoders.vision_language import ReadoutFactory, VisionLanguageEncoder
-from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
 from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
-from ctgrounding.tasks.checks import check_fits, check_labels, check_roles, check_spacing, check_trainer
+from ctgrounding.tasks.checks import check_labels, check_roles, check_spacing, check_trainer
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluated_task import EvaluatedTask
 from ctgrounding.tasks.evaluating import Evaluation
 from ctgrounding.tasks.freezing import freeze as frozen_parts
 from ctgrounding.tasks.freezing import parameter_table
 from ctgrounding.tasks.gradients import GradientProbe
+from ctgrounding.tasks.initial_weights import load_initial
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
@@ -150,7 +149,8 @@ class Pretrain(EvaluatedTask):
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if stage == "fit":
             if self.initial_weights:
-                self._load_initial(Path(self.initial_weights))
+                count = load_initial(self, Path(self.initial_weights))
+                self._say(f"Started from {count} tensors of {self.initial_weights}.")
             self.encoder.heads.copy_declared()
             self._count_labels()
             self._fixed = FixedTexts({role: item.fixed_texts() for role, item in self._roles.items()}, self.tokenizer)
@@ -263,24 +263,6 @@ class Pretrain(EvaluatedTask):
             table = counts()
             for objective in asking:
                 objective.set_label_counts(table)
-
-    def _load_initial(self, path: Path) -> None:
-        if not path.is_file():
-            raise CheckpointError(
-                f"model.initial_weights names {path}, which does not exist. Give a .safetensors file."
-            )
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"model.initial_weights {path} cannot be read as .safetensors ({type(error).__name__}). Give one that "
-                "'ctgrounding import-weights' or a run wrote; --ckpt_path takes checkpoints."
-            ) from error
-        expected = self.state_dict()
-        weights = named_as_adapted(weights, expected)
-        check_fits({name: value for name, value in expected.items() if name in weights}, weights)
-        self.load_state_dict(weights, strict=False)
-        self._say(f"Started from {len(weights)} tensors of {path}.")
 
     @rank_zero_only
     def _say(self, message: str) -> None:

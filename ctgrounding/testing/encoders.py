@@ -75,6 +75,8 @@ def _check_grid(subject: EncoderSubject) -> Iterator[str]:
     if shape[1] != encoder.width or dense.valid.shape != dense.map[:, 0].shape:
         yield f"width is {encoder.width}, but map and valid have shapes {shape} and {tuple(dense.valid.shape)}."
         return
+    if encoder.has_summary != (dense.summary is not None):
+        yield f"has_summary is {encoder.has_summary}, unlike the features, whose summary is {_shape(dense.summary)}."
     for name, view in dense.views.items():
         if view.map.shape[1] != encoder.width or view.valid.shape != view.map[:, 0].shape:
             yield f"the view '{name}' has a map of {tuple(view.map.shape)}, but valid is {tuple(view.valid.shape)}."
@@ -180,6 +182,9 @@ def _check_gradients(subject: EncoderSubject) -> Iterator[str]:
         if view.summary is not None:
             total = total + (view.summary * weight).sin().sum()
     total.backward()  # type: ignore[no-untyped-call]
+    trained = [item for item in encoder.parameters() if item.requires_grad]
+    if trained and not any(item.grad is not None and bool(item.grad.any()) for item in trained):
+        yield "every gradient is zero: nothing of the encoder would be trained."
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
             yield f"parameter {name} gets no gradient; ranks would wait for it."
@@ -247,6 +252,10 @@ _CHECKS: tuple[Callable[[EncoderSubject], Iterator[str]], ...] = (
 def _cell_of_voxels(encoder: ImageEncoder, axis: int, size: int) -> Int64[Tensor, "size"]:
     place = (torch.arange(size, dtype=torch.float64) - encoder.offset_vox[axis]) / encoder.cell_vox[axis]
     return torch.floor(place + 0.5).long()
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def _whole_steps(vox: float) -> int:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ctgrounding.data.augment import Crop
+from ctgrounding.data.buckets import Buckets
 from ctgrounding.data.datamodule import ShardDataModule, ShardSource
 from ctgrounding.data.index import load_index
 from ctgrounding.data.report_text import ReportText
@@ -138,6 +139,8 @@ def test_a_patient_in_two_splits_is_refused(tmp_path, tokenizer):
         ({"mirror_probability": 2.0}, "mirror_probability is 2.0"),
         ({"batch_size": 0}, r"data\.batch_size is 0"),
         ({"micro_batch_size": -1}, r"data\.micro_batch_size is -1"),
+        ({"micro_batch_size": 0, "crop": Crop(), "buckets": Buckets()}, r"data\.micro_batch_size is 0"),
+        ({"evaluation_batch_size": 0}, r"data\.evaluation_batch_size is 0"),
         ({"shards": []}, "names no shard"),
     ],
 )

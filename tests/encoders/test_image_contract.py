@@ -216,6 +216,17 @@ class KeepsNumbersOnTheCpu(Plain):
         return super().cells(image_hu, valid_box) * self.gain
 
 
+class PromisesASummary(Plain):
+    def __init__(self):
+        super().__init__(has_summary=True)
+
+
+class LearnsNothing(Plain):
+    def cells(self, image_hu, valid_box):
+        cells = super().cells(image_hu, valid_box)
+        return cells.detach() + 0 * cells
+
+
 class CancelsInBfloat16(Plain):
     def cells(self, image_hu, valid_box):
         channels = self.patch_channels(image_hu, valid_box)
@@ -245,6 +256,8 @@ def test_the_encoder_that_the_wrong_ones_derive_from_is_right():
         (LeavesAParameterOut, r"gradients: parameter summary gets no gradient"),
         (RootOfZero, r"gradients: the gradient of embed.weight is not finite"),
         (KeepsWeightsToItself, r"state: another encoder that loaded the state dict"),
+        (PromisesASummary, r"grid: has_summary is True, unlike the features, whose summary is None"),
+        (LearnsNothing, r"gradients: every gradient is zero"),
         (KeepsNumbersOnTheCpu, r"device: the encoder raised RuntimeError: aten.mul.Tensor meets a tensor of \(8,\) on"),
         (CancelsInBfloat16, r"bf16: bfloat16 autocast changes the map"),
     ],

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
 from torch import nn
 
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.tasks.balance import LinearRamp, balance, term_names
+from ctgrounding.tasks.initial_weights import load_initial
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine
 from ctgrounding.tasks.pretrain import Pretrain
@@ -157,11 +159,14 @@ def test_logs_now__nought_is_never() -> None:
     assert not says(0, 0)
 
 
-def test_initial_weights__a_file_of_another_kind_is_refused(tmp_path) -> None:
+def test_initial_weights__files_of_another_kind_and_empty_ones_are_refused(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"PK no tensors")
     with pytest.raises(CheckpointError, match=r"initial_weights .* cannot be read as \.safetensors"):
-        Pretrain._load_initial(SimpleNamespace(), path)
+        load_initial(nn.Linear(2, 2), path)
+    save_file({}, path)
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        load_initial(nn.Linear(2, 2), path)
 
 
 def test_send__a_row_is_on_disk_at_once(tmp_path) -> None:
