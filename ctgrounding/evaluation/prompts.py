@@ -44,8 +44,10 @@ class Ensembles:
             raise BatchError(
                 f"The fixed text '{missing[0]}' was not encoded. An evaluator needs all of its fixed texts."
             )
-        rows = torch.tensor([row[offset + place] for place in range(len(self.texts))], device=encoded.text.device)
-        single = encoded.texts(rows, head)
+        places = [row[offset + place] for place in range(len(self.texts))]
+        single = encoded.texts(torch.tensor(places, dtype=torch.int64, device=encoded.text.device), head)
+        if not self._groups:
+            return single
         means = torch.stack([single[group].mean(0) for group in self._groups])
         return torch.nn.functional.normalize(means, dim=1)
 

@@ -119,6 +119,15 @@ def test_questions_own_denials(questions):
         evaluator.update(*batch_of([Scan("x", "p", labels=(1,))], evaluator.fixed_texts()))
 
 
+@pytest.mark.parametrize("negative", [("nothing in the {organ}",), ()])
+def test_a_list_whose_questions_lie_in_no_organ_has_no_numbers(tmp_path, negative):
+    (tmp_path / "general.yaml").write_text("fever: {positive: ['Fever.'], negative: ['No fever.']}")
+    evaluator = OrganAbnormality(str(tmp_path / "general.yaml"), negative=negative)
+    scans = [Scan(f"s{n}", f"p{n}", organs={LEFT: vector("stone")}, labels=(n % 2,)) for n in range(4)]
+    assert fed(evaluator, scans).compute() == {"organ_abnormality/organs": 0.0}
+    assert evaluator.results()["findings"] == []
+
+
 def test_validation_patients_that_are_evaluated_too_are_refused(questions):
     scans = patients(10, 3)
     evaluator = fed(OrganAbnormality(questions, min_cases=1, resampling=FEW), scans)
