@@ -147,13 +147,14 @@ class TrainerCLI(LightningCLI):
         if config.get("protocol"):
             _word_reports(config, config["protocol"])
         asked = config.get("ckpt_path")
-        if asked in _CHOSEN_BY_LIGHTNING:
+        if asked in _CHOSEN_BY_LIGHTNING and _is_for_lightning(asked, command, config):
             return
-        if asked and not Path(asked).exists():
+        is_last = asked in (None, "last")
+        if not is_last and not Path(asked).exists():
             raise ConfigError(f"There is no checkpoint at {asked}, which --ckpt_path names. Check the path.")
-        if asked or command == "fit":
+        if not is_last or command == "fit":
             return
-        last = _run_folder(config) / "checkpoints" / LAST
+        last = _last(config)
         if not last.is_file():
             raise ConfigError(
                 f"'{command}' needs a trained model and {last} does not exist. "
@@ -219,6 +220,33 @@ def _word_reports(config: Any, protocol: str) -> None:  # noqa: ANN401 (jsonargp
     if config.get(key) is None:
         config[f"{key}.class_path"] = f"{ReportText.__module__}.{ReportText.__qualname__}"
     config[f"{key}.init_args.sections"] = list(sections)
+
+
+def _is_for_lightning(asked: str, command: str, config: Mapping[str, Any]) -> bool:
+    """Whether Lightning finds the checkpoint of that name.
+
+    Without a last one it would evaluate weights that nobody trained, so evaluations look for it here; a fit begins.
+
+    Raises:
+        ConfigError: If it could not find one in another process than that which trained, or there is none.
+    """
+    if asked == "best":
+        raise ConfigError(
+            "--ckpt_path best is known only while a fit runs. Name the file that it kept, for example "
+            f"{_run_folder(config) / 'checkpoints' / 'epoch=3-step=80.ckpt'}."
+        )
+    if asked == "hpc" and not any(_run_folder(config).glob("hpc_ckpt_*.ckpt")):
+        raise ConfigError(f"--ckpt_path hpc finds no hpc_ckpt_*.ckpt in {_run_folder(config)}. Name a checkpoint.")
+    return asked == "hpc" or command == "fit"
+
+
+def _last(config: Mapping[str, Any]) -> Path:
+    """The newest ``last.ckpt``: where it goes by default, or where a checkpoint callback of the config puts it."""
+    own = (callback.get("init_args.dirpath") for callback in config["trainer"].get("callbacks") or ())
+    usual = _run_folder(config) / "checkpoints" / LAST
+    files = [usual, *(Path(folder) / LAST for folder in own if folder)]
+    found = [file for file in files if file.is_file()]
+    return max(found, key=lambda file: file.stat().st_mtime, default=usual)
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:

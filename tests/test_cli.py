@@ -163,6 +163,18 @@ def test_evaluation_before_training(refused, run_file, tmp_path):
     assert "Fit first" in message
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_last_checkpoint_is_no_reason_to_evaluate_an_untrained_model(refused, run_file, tmp_path, command):
+    words = ["--trainer.default_root_dir", tmp_path, "--data.shards", run_file.parent / "shards", "--ckpt_path", "last"]
+    assert "Fit first" in refused(command, "--config", run_file, *words)
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(("name", "says"), [("best", "only while a fit runs"), ("hpc", "finds no hpc_ckpt_")])
+def test_checkpoints_that_cannot_be_found_by_their_kind(refused, run_file, command, name, says):
+    assert says in refused(command, "--config", run_file, "--ckpt_path", name)
+
+
 def parsed(*words: object) -> dict:
     from ctgrounding.trainer_cli import run
 
@@ -210,6 +222,17 @@ def finished(tmp_path_factory):
 
 
 class TestRuns:
+    def test_last_checkpoint_where_a_callback_of_ones_own_puts_it(self, finished, tmp_path, monkeypatch):
+        from ctgrounding.trainer_cli import TrainerCLI
+
+        chosen = []
+        monkeypatch.setattr(TrainerCLI, "_run_subcommand", lambda cli, _: chosen.append(cli.config["test"].ckpt_path))
+        callback = "lightning.pytorch.callbacks.ModelCheckpoint"
+        own = ["--trainer.callbacks+", callback, "--trainer.callbacks.dirpath", str(finished.parent / "checkpoints")]
+        words = [*own, "--trainer.default_root_dir", str(tmp_path), "--ckpt_path", "last"]
+        cli.main(["test", "--config", str(finished), *words])
+        assert chosen == [str(finished.parent / "checkpoints" / "last.ckpt")]
+
     def test_saved_config_reruns(self, finished, tmp_path):
         cli.main(["fit", "--config", str(finished.parent / "config.yaml"), "--trainer.default_root_dir", str(tmp_path)])
         assert tiny_run.logged(tmp_path) == tiny_run.logged(finished.parent)
