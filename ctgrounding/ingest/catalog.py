@@ -69,7 +69,7 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
 
     Raises:
         CardError: If a table lacks a column, an id occurs twice, a value cannot be, a patient is in two
-            splits or a path leaves the root.
+            splits, a study has two patients or a path leaves the root.
     """
     root = Path(card.root)
     table = _scans_table(card, root)
@@ -77,6 +77,7 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
     ids = table.column(rule.scan, "scans.scan")
     studies, patients = table.column(rule.study, "scans.study"), table.column(rule.patient, "scans.patient")
     _check_filled({"scans.scan": ids, "scans.study": studies, "scans.patient": patients})
+    _check_studies(studies, patients)
     splits = assign_splits(card, table, patients, apart)
     paths = _filled_paths(ids, table, _paths(root, table, rule.path, rule.path_pattern, "scans.path"))
     organs = _paths(root, table, rule.organs, rule.organs_pattern, "scans.organs")
@@ -131,8 +132,9 @@ def _joined(table: Table, join: JoinedTable, root: Path) -> Table:
     new = [column for column in other.columns if column not in table.columns]
     for row, key in enumerate(keys):
         first = place.setdefault(key, row)
-        if any(other.columns[column][first] != other.columns[column][row] for column in new):
+        if key and any(other.columns[column][first] != other.columns[column][row] for column in new):
             raise CardError(f"{join.table} has several rows for '{key}', and they differ. Keep one.")
+    place.pop("", None)  # a row without a key is nobody's
     if not any(value in place for value in wanted):
         raise CardError(
             f"{join.table}: no '{join.key}' is a '{join.equals or join.key}' of {table.name}. It has '{keys[0]}', ..., "
@@ -176,6 +178,17 @@ def _check_filled(columns: Mapping[str, Sequence[str]]) -> None:
     for key, values in columns.items():
         if "" in values:
             raise CardError(f"Row {values.index('') + 2} of the table of scans has no value for {key}. Fill it in.")
+
+
+def _check_studies(studies: Sequence[str], patients: Sequence[str]) -> None:
+    """A study number that counts within each patient would hand one's report to another, and over splits."""
+    owners: dict[str, str] = {}
+    for study, patient in zip(studies, patients, strict=True):
+        if owners.setdefault(study, patient) != patient:
+            raise CardError(
+                f"Study '{study}' has scans of two patients, '{owners[study]}' and '{patient}'. Name a column under "
+                "scans.study whose ids are unique over all patients."
+            )
 
 
 def _filled_paths(ids: Sequence[str], table: Table, paths: Iterable[Path | None]) -> list[Path]:

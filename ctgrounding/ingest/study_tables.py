@@ -131,7 +131,7 @@ def read_sentences(rule: SentencesTable, organs: OrgansRule, root: Path) -> dict
     named, texts = table.column(rule.organ, "sentences.organ"), table.column(rule.text, "sentences.text")
     found: dict[str, list[OrganSentence]] = defaultdict(list)
     for key, organ, text in zip(keys, named, texts, strict=True):
-        if organ and text:
+        if key and organ and text:
             found[key].append(OrganSentence(organs.names.get(organ, organ), text))
     return found
 
@@ -177,8 +177,9 @@ def _any(answers: Sequence[int | None]) -> int | None:
 
 
 def _unique(keys: Sequence[str], rows: Sequence[Row], name: str) -> dict[str, Row]:
+    """Key to row; a row without a key is nobody's."""
     found: dict[str, Row] = {}
     for key, row in zip(keys, rows, strict=True):
-        if found.setdefault(key, row) != row:
+        if key and found.setdefault(key, row) != row:
             raise CardError(f"{name} has several rows for '{key}', and they differ. Keep one.")
     return found

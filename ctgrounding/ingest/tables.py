@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TextIO
 
 from ctgrounding.errors import CardError
 
@@ -115,26 +116,42 @@ def _read_csv(path: Path, name: str) -> dict[str, list[str]]:
             first = stream.readline()
             stream.seek(0)
             delimiter = max(",;\t", key=first.count)
-            rows = [row for row in csv.reader(stream, delimiter=delimiter) if row]
+            rows = list(_filled_rows(stream, delimiter))
     except UnicodeDecodeError as error:
         raise CardError(f"{name} is not UTF-8 (byte {error.start} of {path}). Save it as UTF-8.") from error
     except csv.Error as error:
-        raise CardError(f"{name} cannot be read as a table: {error} ({path}). Save it anew as CSV.") from error
+        raise CardError(
+            f"{name} cannot be read as a table: {error} ({path}). Close every quote, double those within, or save it "
+            "anew as CSV."
+        ) from error
     except OSError as error:
         raise CardError(
             f"{name} cannot be opened: {error.strerror} ({path}). Check the file and its rights."
         ) from error
     if not rows:
         raise CardError(f"{name} is empty ({path}). It must have a header line and one line a row.")
-    header = [column.strip() for column in rows[0]]
+    header = [column.strip() for column in rows[0][1]]
     _check_header(header, name)
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in rows[1:]:
         if len(row) != len(header):
             raise CardError(
                 f"{name}: row {number} has {len(row)} fields, the header {len(header)} ({path}). "
                 "Put values that hold the delimiter or a line break in double quotes."
             )
-    return {column: [row[index].strip() for row in rows[1:]] for index, column in enumerate(header)}
+    return {column: [row[index].strip() for _, row in rows[1:]] for index, column in enumerate(header)}
+
+
+def _filled_rows(stream: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that hold something, and their numbers; strictly, since an open quote would swallow the rows after it."""
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    ended = 0
+    try:
+        for number, row in enumerate(reader, start=1):
+            ended = reader.line_num
+            if any(field.strip() for field in row):
+                yield number, row
+    except csv.Error as error:
+        raise csv.Error(f"{error}, in the row that begins on line {ended + 1}") from error
 
 
 def _read_parquet(path: Path, name: str) -> dict[str, list[str]]:

@@ -96,6 +96,17 @@ def test_keys_may_be_any_column_of_the_scans(hospital, tmp_path):
         scans_of(tmp_path, rest)
 
 
+def test_a_row_without_a_key_is_nobodys(hospital, tmp_path):
+    rows = [{**row, "accession": number} for row, number in zip(SCANS, ("", "", "17"), strict=True)]
+    nobodys = {"number": "", "text": "of somebody else"}
+    hospital["table"](tmp_path / "r.csv", [nobodys, {"number": "17", "text": "x"}, {**nobodys, "text": "of a third"}])
+    rest = "reports: {{table: r.csv, key: number, by: accession, text: text}}"
+    assert [scan.report for scan in scans_of(tmp_path, rest, rows)] == [{}, {}, {"": "x"}]
+    joined = "table: scans.csv, joins: [{{table: r.csv, key: number, equals: accession}}], split: text"
+    rest = 'split: {{values: {{"": train, x: test}}}}'
+    assert [scan.split for scan in scans_of(tmp_path, rest, rows, joined)] == ["train", "train", "test"]
+
+
 def test_a_text_may_begin_without_its_heading(hospital, tmp_path):
     hospital["table"](tmp_path / "r.csv", [{"study_id": "a", "text": "Liver normal. IMPRESSION: Normal."}])
     first = scans_of(tmp_path, "reports: {{table: r.csv, text: text, opening: findings}}")[0]
@@ -143,7 +154,10 @@ def test_val_is_drawn_out_of_train_and_nothing_else_moves(tmp_path):
         {"scan_id": f"s{n}", "study_id": f"e{n}", "patient_id": f"p{n // 2}", "path": "x", "split": "train"}
         for n in range(4000)
     ]
-    rows += [{**row, "scan_id": f"t{n}", "patient_id": f"q{n}", "split": "valid"} for n, row in enumerate(rows[:50])]
+    rows += [
+        {**row, "scan_id": f"t{n}", "study_id": f"f{n}", "patient_id": f"q{n}", "split": "valid"}
+        for n, row in enumerate(rows[:50])
+    ]
     rest = "split: {{values: {{valid: test}}, val_of_train: 0.1}}"
     scans = scans_of(tmp_path, rest, rows, "table: scans.csv, split: split")
     assert {scan.split for scan in scans if scan.patient_id.startswith("q")} == {"test"}

@@ -126,6 +126,7 @@ def test_a_card_that_does_not_fit_says_what_and_what_there_is(tree, replaced, me
         ({"patient_id": ""}, "Row 4 of the table of scans has no value for scans.patient"),
         ({"series": "three"}, "has series 'three'"),
         ({"series": "3.7"}, "has series '3.7', which is no whole number"),
+        ({"study_id": "a"}, "Study 'a' has scans of two patients, 'p1' and 'p2'"),
     ],
 )
 def test_a_row_that_cannot_be_is_named(hospital, tree, row, message):
@@ -198,6 +199,9 @@ def test_parquet_is_a_table_too(tmp_path):
         (b"", "is empty"),
         (b"a,b\n", "has no rows"),
         (b"a,b\n1\n", "row 2 has 1 fields, the header 2"),
+        (b"a,b\n\n1,2\n1\n", "row 4 has 1 fields, the header 2"),
+        (b'a,b\n1,2\n3,"open\n4,5\n6,7\n', "unexpected end of data, in the row that begins on line 3"),
+        (b'a,b\n1,2\n3,"open\n4,"closed"\n', "expected after '\"', in the row that begins on line 3"),
         (b"a,a\n1,2\n", "several columns of one name: a"),
         (b"a,b\n\xe4,1\n", "is not UTF-8"),
     ],
@@ -207,3 +211,8 @@ def test_tables_that_are_none(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(CardError, match=message):
         read_table(path, "t.csv")
+
+
+def test_lines_that_excel_left_empty_are_no_rows(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfid;text\r\n;\r\na;1\r\n ; \r\n\r\nb;2\r\n;\r\n")
+    assert read_table(tmp_path / "t.csv", "t").columns == {"id": ["a", "b"], "text": ["1", "2"]}
