@@ -201,3 +201,43 @@ def test_broken_nrrd_is_named(hospital, tmp_path):
     (tmp_path / "ct.nrrd").write_bytes(b"NRRD0004\nnonsense")
     with pytest.raises(ScanError, match="header cannot be read"):
         open_source(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize("name", ["ct.mhd", "ct.mha", "ct.nrrd"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_header_cannot_name_voxels_outside_its_folder(hospital, tmp_path, name, listed):
+    path = hospital["nifti"](tmp_path / "ct.nii.gz", hospital["body"]((20, 24, 6)), np.diag([2.0, 2.0, 3.0, 1.0]))
+    folder, away = tmp_path / "root", tmp_path / "away"
+    folder.mkdir()
+    away.mkdir()
+    detached = folder / ("ct.nhdr" if name == "ct.nrrd" else "ct.mhd")
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(detached))
+    detached.rename(folder / name)
+    assert read_scan(folder / name, SPACING).image_hu.max() > 0
+    (folder / "ct.raw").rename(away / "secret.raw")
+    named = "LIST\n../away/secret.raw" if listed else "../away/secret.raw"
+    (folder / name).write_text((folder / name).read_text().replace("ct.raw", named))
+    with pytest.raises(ScanError, match="names voxels outside its own folder") as caught:
+        open_source(folder / name)
+    assert "secret" not in str(caught.value)
+    (away / "secret.raw").rename(away / "ct.raw")
+    (folder / "ct.raw").symlink_to(away / "ct.raw")
+    (folder / name).write_text((folder / name).read_text().replace(named, "ct.raw"))
+    with pytest.raises(ScanError, match="names voxels outside its own folder"):
+        open_source(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"), [("left-posterior-superior", (-1, -1)), ("RAS", (1, 1)), ("left-anterior-superior", (-1, 1))]
+)
+def test_nrrd_says_where_left_is_or_is_refused(hospital, tmp_path, space, signs):
+    path = hospital["nifti"](tmp_path / "ct.nii.gz", hospital["body"]((20, 24, 6)), np.diag([-2.0, -2.0, 3.0, 1.0]))
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / "ct.nrrd"))
+    header, voxels = (tmp_path / "ct.nrrd").read_bytes().split(b"\n\n", 1)
+    written = header.replace(b"left-posterior-superior", space.encode())
+    (tmp_path / "ct.nrrd").write_bytes(written + b"\n\n" + voxels)
+    np.testing.assert_allclose(np.diag(open_source(tmp_path / "ct.nrrd").affine)[:2], np.multiply(2.0, signs))
+    for line in (b"space: scanner-xyz", b"space dimension: 3"):
+        (tmp_path / "ct.nrrd").write_bytes(header.replace(b"space: left-posterior-superior", line) + b"\n\n" + voxels)
+        with pytest.raises(ScanError, match="left and right are unknown"):
+            open_source(tmp_path / "ct.nrrd")
