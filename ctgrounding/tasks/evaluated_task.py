@@ -45,6 +45,7 @@ class EvaluatedTask(LightningModule):
         self._writer: EmbeddingWriter | None = None
         self._held_out = HeldOut()
         self._leaks: Leaks | None = None
+        self._has_learned = False
 
     def use_protocol(self, name: str, scan_list: Path | None = None) -> None:
         """Have ``test`` reproduce a published evaluation with the heads of the configured evaluators.
@@ -98,7 +99,7 @@ class EvaluatedTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the numbers and leave numbers and results where a page or a comparison finds them."""
-        about = self._held_out.about(self._about("test"), self._leaks)
+        about = self._held_out.about(self._about(self._split("test")), self._leaks)
         results = evaluated(self.evaluation.evaluators, about)
         results.metrics.update(leak_numbers(self._leaks))
         self.log_dict(results.metrics, sync_dist=False)
@@ -108,7 +109,7 @@ class EvaluatedTask(LightningModule):
     def on_predict_start(self) -> None:
         """Open the folder of embeddings."""
         self.evaluation.begin(self.tokenizer)
-        split = (self.run_config or {}).get("data", {}).get("predict_split", "test")
+        split = self._split("predict")
         folder = Path(self.trainer.default_root_dir) / ("embeddings" if split == "test" else f"embeddings_{split}")
         data = getattr(self.trainer, "datamodule", None)
         leaks = self._held_out.leaks(data, "val" if split == "val" else "predict", is_loud=False)
@@ -146,6 +147,11 @@ class EvaluatedTask(LightningModule):
             CheckpointError: If its weights do not fit this model.
         """
         check_fits(self.state_dict(), checkpoint["state_dict"])
+        self._has_learned = True
+
+    def _split(self, stage: str) -> str:
+        data: dict[str, Any] = (self.run_config or {}).get("data", {})
+        return str(data.get(f"{stage}_split", "test"))
 
     def _about(self, split: str) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Weights that a fit starts from."""
 
+import copy
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -7,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ctgrounding.encoders.lora import named_as_adapted
+from ctgrounding.encoders.vision_language import VisionLanguageEncoder
 from ctgrounding.errors import CheckpointError
 from ctgrounding.tasks.checks import check_fits
 
@@ -40,3 +42,21 @@ def load_initial(task: nn.Module, path: Path) -> int:
     check_fits({name: value for name, value in expected.items() if name in weights}, weights)
     task.load_state_dict(weights, strict=False)
     return len(weights)
+
+
+def as_begun(encoder: VisionLanguageEncoder, objectives: nn.Module, path: Path | None) -> VisionLanguageEncoder:
+    """A copy of a model that nothing has trained yet, as a fit begins with it.
+
+    Args:
+        encoder: The model with its random start.
+        objectives: The task's, some of which may have weights in the file.
+        path: Weights to start from, None for none.
+
+    Raises:
+        CheckpointError: As :func:`load_initial` does.
+    """
+    begun = copy.deepcopy(encoder)
+    if path is not None:
+        load_initial(nn.ModuleDict({"encoder": begun, "objectives": copy.deepcopy(objectives)}), path)
+    begun.heads.copy_declared()
+    return begun

@@ -1,6 +1,5 @@
 """Pretraining: one image pass, one text pass, any objectives, exact gradients of the whole step's batch."""
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from ctgrounding.tasks.evaluating import Evaluation
 from ctgrounding.tasks.freezing import freeze as frozen_parts
 from ctgrounding.tasks.freezing import parameter_table
 from ctgrounding.tasks.gradients import GradientProbe
-from ctgrounding.tasks.initial_weights import load_initial
+from ctgrounding.tasks.initial_weights import as_begun, load_initial
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine, OptimizerRecipe
 from ctgrounding.tasks.recolour import Recolour
@@ -121,6 +120,7 @@ class Pretrain(EvaluatedTask):
         self.numbers: dict[str, float] = {}
         self._fixed = FixedTexts({}, self.tokenizer)
         self._meter = PackedMeter()
+        self._untrained: tuple[VisionLanguageEncoder, ...] = ()  # no module of its own: it is in no checkpoint
 
     def train(self, mode: bool = True) -> "Pretrain":
         """Set training mode; frozen parts stay in evaluation mode."""
@@ -158,7 +158,7 @@ class Pretrain(EvaluatedTask):
                 names = compile_tower(getattr(self.encoder, tower), self.trainer.strategy.root_device)
                 self._say(f"Compiling {len(names)} blocks of the {tower} tower in the first steps.")
         if stage == "test" and self.untrained_baseline:
-            self.evaluation.keep_untrained(copy.deepcopy(self.encoder))
+            self._keep_untrained()
         if stage in ("validate", "test"):
             self._leaks = self._held_out.leaks(data, "val" if stage == "validate" else "test")
             self._held_out.check(data, self._leaks)
@@ -170,6 +170,7 @@ class Pretrain(EvaluatedTask):
         if (advice := check_convolutions(self.encoder.image, precision, device)) and self.trainer.is_global_zero:
             log.warning(advice)
         data = getattr(self.trainer, "datamodule", None)
+        self._has_learned = True
         check_frozen(self.encoder, data, self.recolour)
         use_stored(self.encoder, data)
         active = ", ".join(f"{role} x {self.weights[role]}" for role in self._roles)
@@ -263,6 +264,17 @@ class Pretrain(EvaluatedTask):
             table = counts()
             for objective in asking:
                 objective.set_label_counts(table)
+
+    def _keep_untrained(self) -> None:
+        """Have the evaluators compare with the model as a fit begins with it, where that can still be made."""
+        file = Path(self.initial_weights) if self.initial_weights else None
+        if not self._untrained and (self._has_learned or (file is not None and not file.is_file())):
+            why = "it was trained or loaded before" if self._has_learned else f"{file} does not exist"
+            rank_zero_warn(f"There is no baseline of the untrained model: {why}.")
+            return
+        if not self._untrained:
+            self._untrained = (as_begun(self.encoder, self.objectives, file),)
+        self.evaluation.keep_untrained(*self._untrained)
 
     @rank_zero_only
     def _say(self, message: str) -> None:

@@ -1,6 +1,7 @@
 """What a fit leaves as it is, at which rate each layer learns, and adapters of the image tower."""
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from torch import nn
 
+from ctgrounding import trainer_cli
 from ctgrounding.cli import main
 from ctgrounding.encoders.image.slices import SlicesEncoder
 from ctgrounding.encoders.image.swin import SwinEncoder
@@ -81,6 +83,25 @@ def test_frozen_parts_do_not_change_by_a_bit(tmp_path):
     held = sum(len(group["params"]) for group in found["optimizer_states"][0]["param_groups"])
     trainable = [name for name, _ in started.named_parameters() if not name.startswith(frozen)]
     assert held == len(trainable)
+
+
+def test_the_untrained_baseline_is_the_model_that_the_fit_began_with(tmp_path):
+    heads = {"image_head": "snippet", "text_head": "snippet"}
+    depth = {"class_path": "ctgrounding.evaluation.SnippetDepth", "init_args": heads}
+    file = run_file(tmp_path, evaluators={"depth": depth})
+    torch.manual_seed(5)
+    begun = {name: torch.randn_like(tensor) for name, tensor in make_task(tmp_path).named_parameters()}
+    save_file(begun, tmp_path / "start.safetensors")
+    still = ["--model.optimizer.init_args.lr", "1e-12", "--trainer.max_steps", "1"]
+    words = ["--config", str(file), "--model.initial_weights", str(tmp_path / "start.safetensors"), *still]
+    tool = trainer_cli.run(["fit", *words])
+    main(["test", *words])
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["snippet_localization/untrained_mae_mm"] == numbers["snippet_localization/mae_mm"]
+    with pytest.warns(UserWarning, match="no baseline of the untrained model: it was trained or loaded before"):
+        (found,) = tool.trainer.test(tool.model, datamodule=tool.datamodule)
+    assert found["snippet_localization/mae_mm"] == numbers["snippet_localization/mae_mm"]
+    assert "snippet_localization/untrained_mae_mm" not in found
 
 
 def test_frozen_modules_keep_evaluation_mode():
