@@ -1,5 +1,6 @@
 """What a user of the command line meets: one sentence for every mistake, overrides, reruns."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -236,6 +237,10 @@ class TestRuns:
     def test_saved_config_reruns(self, finished, tmp_path):
         cli.main(["fit", "--config", str(finished.parent / "config.yaml"), "--trainer.default_root_dir", str(tmp_path)])
         assert tiny_run.logged(tmp_path) == tiny_run.logged(finished.parent)
+
+    def test_results_say_which_split_was_tested(self, finished):
+        cli.main(["test", "--config", str(finished), "--data.test_split", "val"])
+        assert json.loads((finished.parent / "results.json").read_text())["about"]["split"] == "val"
 
     def test_objective_switched_off_leaves_the_log(self, finished, tmp_path):
         words = ["--model.objectives.snippet", "null", "--trainer.default_root_dir", str(tmp_path)]

@@ -197,7 +197,8 @@ class ShardDataModule(LightningDataModule):
         """Read the index and take the tokenizer of the task's text encoder.
 
         Raises:
-            ConfigError: If the task has no tokenizer, or the shards do not fit the arguments.
+            ConfigError: If the task has no tokenizer, the shards do not fit the arguments, or the split to evaluate
+                holds no scan.
         """
         task = None if self.trainer is None else self.trainer.lightning_module
         self._tokenizer = getattr(task, "tokenizer", None)
@@ -205,6 +206,14 @@ class ShardDataModule(LightningDataModule):
             raise ConfigError(f"{type(task).__name__} has no tokenizer, which ShardDataModule needs. Give it one.")
         if self._features_folder is not None and stage in ("fit", "validate"):
             self._use_features(StoredFeatures(self._features_folder))
+        evaluated: dict[str, Stage] = {"validate": "val", "test": "test", "predict": "predict"}
+        if stage in evaluated and not len(self._scans(evaluated[stage])):
+            shown = evaluated[stage]
+            raise ConfigError(
+                f"No scan of data.shards is in split {self._splits.of_stage(shown)}, which '{stage}' shows. Set "
+                f"data.{shown}_split, or check the shards with 'ctgrounding inspect'."
+            )
+        facts.check_sections(self.index, self._training.report_text.sections)
         _log.info("%d scans, %d label columns", len(self.index), len(self.label_names))
 
     def train_dataloader(self) -> StepLoader:

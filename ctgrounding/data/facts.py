@@ -28,6 +28,24 @@ def label_columns(scans: ScanIndex, asked: str | Sequence[str] | None) -> tuple[
     return names
 
 
+def check_sections(scans: ScanIndex, sections: Sequence[str]) -> None:
+    """Refuse report sections that no scan has: every report would count as absent, and no loss would say so.
+
+    Raises:
+        ConfigError: With the sections that there are, where there are some.
+    """
+    known: set[str] = set()
+    for place in range(len(scans)):
+        known.update(name for name, text in scans.record(place).report.items() if text.strip())
+        if not known.isdisjoint(sections):
+            return
+    if known:
+        raise ConfigError(
+            f"data.report_text.sections are {list(sections)}, which no report of the shards has. They have: "
+            f"{sorted(known)}."
+        )
+
+
 def label_counts(scans: ScanIndex, label_names: Sequence[str]) -> Int64[Tensor, "Q 2"]:
     """Number of negatives and positives of each label column; unknown ones count for neither."""
     counts = torch.zeros((len(label_names), 2), dtype=torch.int64)

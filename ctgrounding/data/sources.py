@@ -83,7 +83,8 @@ class Sources:
             units[self._owner[scans.shard(group[0])[0].path]].append(group)
         if all(source.weight is None for source in self._sources.values()):
             return [Source("all", [unit for several in units.values() for unit in several])]
-        return [Source(name, units[name], source.weight) for name, source in self._sources.items()]
+        named = [Source(name, units[name], source.weight) for name, source in self._sources.items()]
+        return [source for source in named if source.units or source.weight is not None]  # some are for tests alone
 
 
 def _named(shards: str | Sequence[str] | Mapping[str, ShardSource]) -> dict[str, ShardSource]:

@@ -196,3 +196,30 @@ data:
     assert isinstance(data, ShardDataModule)
     assert data._training.crop == Crop((96, None, 192.5), "mm", (32, 16, 16))
     assert len(data.index) == 24
+
+
+def test_sections_that_no_report_has_are_refused(shard_folder, tokenizer):
+    with pytest.raises(ConfigError, match=r"sections are \['Findings'\].*They have: \['findings'"):
+        set_up(str(shard_folder), tokenizer, report_text=ReportText(sections=["Findings"]))
+    set_up(str(shard_folder), tokenizer, report_text=ReportText(sections=["Findings", "findings"]))
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_split_to_evaluate_that_is_empty_is_refused(tmp_path, tokenizer, stage):
+    write_tiny_shards(tmp_path, scans=8, splits=("train",))
+    data = set_up(str(tmp_path), tokenizer)
+    assert len(data.val_dataloader()) == 0
+    with pytest.raises(ConfigError, match=f"in split (val|test), which '{stage}' shows"):
+        data.setup(stage)
+
+
+def test_a_source_without_a_weight_may_be_for_tests_alone(tmp_path, tokenizer):
+    write_tiny_shards(tmp_path / "mine", scans=8, splits=("train",), dataset="mine")
+    write_tiny_shards(tmp_path / "other", scans=4, splits=("test",), dataset="other")
+    shards = {"mine": ShardSource([str(tmp_path / "mine")], 1.0), "other": ShardSource([str(tmp_path / "other")])}
+    data = set_up(shards, tokenizer)
+    assert {name for batch in data.train_dataloader() for name in batch["dataset"]} == {"mine"}
+    assert {name for batch in data.test_dataloader() for name in batch["dataset"]} == {"other"}
+    shards["other"].weight = 0.5
+    with pytest.raises(ConfigError, match="No training scans in other"):
+        set_up(shards, tokenizer).train_dataloader()
