@@ -96,10 +96,13 @@ def under_root(root: Path, relative: str, key: str) -> Path:
     """A path of the card or its tables, which must stay under the root.
 
     Raises:
-        CardError: If it is absolute, climbs out of the root or leaves it by a link.
+        CardError: If it is absolute, climbs out of the root, leaves it by a link or cannot be followed.
     """
     base = root.resolve()
-    path = (base / relative).resolve()
+    try:
+        path = (base / relative).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CardError(f"{key}: the path '{relative}' cannot be followed ({error}). Correct it.") from error
     if Path(relative).is_absolute() or not path.is_relative_to(base):
         raise CardError(f"{key}: the path '{relative}' leads out of the card's root {root}. Keep all files under it.")
     return path

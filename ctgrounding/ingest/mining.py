@@ -19,6 +19,7 @@ from ctgrounding.ingest.catalog import PlannedScan, read_scans
 from ctgrounding.ingest.identity import load_identity
 from ctgrounding.ingest.mined import Mined, MiningRule, Tally, mine_scans
 from ctgrounding.ingest.mining_sources import CardStudies, ShardScans, Texts, batches
+from ctgrounding.ingest.plan import check_links
 
 TASK = 16
 """Studies, scans or texts of one task."""
@@ -161,8 +162,10 @@ def _over_card(source: str, name: str, output: Path, root: Path | None, labels: 
     card = load_card(source, root)
     if card.reports is None:
         raise CardError(f"The card {card.name} names no reports. Add 'reports' to it.")
+    scans = read_scans(card)
+    check_links(Path(card.root), scans)
     studies: dict[str, list[PlannedScan]] = defaultdict(list)
-    for scan in read_scans(card):
+    for scan in scans:
         studies[scan.study_id].append(scan)
     grouped = [tuple(scans) for scans in studies.values()]
     identity = load_identity(card.ids, output)

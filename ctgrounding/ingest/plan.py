@@ -109,6 +109,18 @@ def expected_bytes(plans: Sequence[ShardPlan], spacing_mm: TripleMm, codec: Code
     return int(len(scans) * mean * BYTES_A_VOXEL[codec])
 
 
+def check_links(root: Path, scans: Iterable[PlannedScan]) -> None:
+    """Look through the folders of scans and masks before anything in them is read.
+
+    Raises:
+        CardError: If one holds a link that leads out of the card's root.
+    """
+    for scan in scans:
+        for path in (scan.path, scan.organs_path):
+            if path is not None and path.is_dir():
+                _stamp(path, root)
+
+
 def rule_digest(card: Card) -> str:
     """Hash of what a card decides; where its files lie and how it is cited do not matter."""
     rule = {key: value for key, value in asdict(card).items() if key not in UNRULY}
@@ -153,5 +165,9 @@ def _stamp(path: Path, root: Path) -> list[tuple[str, int, int]] | None:
 
 
 def _check_link(entry: Path, root: Path) -> None:
-    if entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve()):
+    try:
+        leaves = entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve())
+    except RuntimeError as error:
+        raise CardError(f"{entry} is a link that leads to itself. Remove it.") from error
+    if leaves:
         raise CardError(f"{entry} is a link that leads out of the card's root {root}. Keep all files under it.")

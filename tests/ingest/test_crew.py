@@ -20,6 +20,8 @@ from joblib.externals.loky import get_reusable_executor
 from ctgrounding.data.shards import Shard, find_shards
 from ctgrounding.errors import CardError, ConfigError, ShardError
 from ctgrounding.ingest import crew, ingest
+from ctgrounding.ingest.audit.command import audit
+from ctgrounding.ingest.mining import mine
 from ctgrounding.ingest.notes import NOTES, locked
 from ctgrounding.ingest.worker import fill_shard
 
@@ -262,6 +264,19 @@ def test_links_out_of_the_root_are_refused_also_inside_folders(card, tmp_path):
     text = table.read_text()
     table.write_text(text.replace("s1.nii.gz", "series"))
     with pytest.raises(CardError, match=r"1\.dcm is a link that leads out of the card's root"):
+        run(card, tmp_path / "out")
+    with pytest.raises(CardError, match=r"1\.dcm is a link that leads out of the card's root"):
+        audit(card=str(card), output=tmp_path / "audit", workers=1)
+    card.write_text(card.read_text() + "\nreports: {table: scans.csv, text: path, key: study_id}\n")
+    with pytest.raises(CardError, match=r"1\.dcm is a link that leads out of the card's root"):
+        mine(str(card), output=tmp_path / "out")
+    (root / "series" / "1.dcm").unlink()
+    (root / "series" / "1.dcm").symlink_to("1.dcm")
+    with pytest.raises(CardError, match=r"1\.dcm is a link that leads to itself"):
+        run(card, tmp_path / "out")
+    (root / "loop.nii.gz").symlink_to("loop.nii.gz")
+    table.write_text(text.replace("s1.nii.gz", "loop.nii.gz"))
+    with pytest.raises(CardError, match=r"'loop.nii.gz' cannot be followed"):
         run(card, tmp_path / "out")
     (root / "out.nii.gz").symlink_to(secret)
     for path in ("out.nii.gz", "../secret.dcm", str(secret)):

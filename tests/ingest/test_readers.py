@@ -241,3 +241,13 @@ def test_nrrd_says_where_left_is_or_is_refused(hospital, tmp_path, space, signs)
         (tmp_path / "ct.nrrd").write_bytes(header.replace(b"space: left-posterior-superior", line) + b"\n\n" + voxels)
         with pytest.raises(ScanError, match="left and right are unknown"):
             open_source(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_a_nifti_in_other_units_is_brought_to_mm(hospital, tmp_path, unit, mm):
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = 20.0, 30.0, 100.0
+    image = nib.Nifti1Image(hospital["body"]((20, 24, 6)), np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    np.testing.assert_allclose(open_source(tmp_path / "ct.nii.gz").affine, affine, atol=1e-4)

@@ -24,6 +24,7 @@ from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.catalog import PlannedScan, read_scans
 from ctgrounding.ingest.examination import Rules
 from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
+from ctgrounding.ingest.plan import check_links
 
 JSON_NAME, PAGE_NAME = "audit.json", "audit.html"
 HU_WORDS = {
@@ -82,6 +83,7 @@ def audit(
     if workers == 0 or (limit is not None and limit < 1):
         raise CardError(f"workers is {workers} and limit {limit}. Give at least 1, or -1 workers for every core.")
     planned = read_scans(loaded, apart=False)[:limit]
+    check_links(Path(loaded.root), planned)
     output.mkdir(parents=True, exist_ok=True)
     identity = load_identity(loaded.ids, output)
     verdicts = with_copies(list(_examined(planned, loaded, identity, workers)), loaded)

@@ -27,6 +27,7 @@ _BROKEN: tuple[Any, ...] = (  # Any: the stub of isal says that its error is an 
     ImageFileError,
 )
 _PIECE = 4 << 20
+_UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _values(path: Path, proxy: ArrayProxy) -> Shaped[np.ndarray, "..."]:
 
 
 def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
-    """Read the header of a NIfTI file.
+    """Read the header of a NIfTI file; one in metres or microns is brought to mm.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
@@ -95,5 +96,6 @@ def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
             "are unknown. Convert the scan from its DICOM files again.",
             "no_header",
         )
+    affine[:3] *= _UNIT_MM.get(image.header.get_xyzt_units()[0], 1.0)
     facts = {"reader": "nifti", "dtype": str(image.get_data_dtype()), "sform_qform": list(codes)}
     return NiftiSource(path, affine, (int(shape[0]), int(shape[1]), int(shape[2])), facts, series)
