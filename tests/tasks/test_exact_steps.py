@@ -229,13 +229,14 @@ class TestWhatWouldBreakIt:
         [
             (SimpleNamespace(strategy=SimpleNamespace(_ddp_kwargs={"static_graph": True})), "static_graph"),
             (SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object())), "16-mixed"),
+            (SimpleNamespace(precision="bf16-true"), "bf16-true keeps weights and HU in few bits"),
             (SimpleNamespace(accumulate_grad_batches=2), "micro_batch_size"),
         ],
     )
     def test_refused_trainers(self, task, trainer, says):
-        harmless = {"strategy": None, "precision_plugin": None, "accumulate_grad_batches": 1, "is_global_zero": True}
+        harmless = {"precision": "32-true", "precision_plugin": None, "accumulate_grad_batches": 1}
         own = copy.deepcopy(task)
-        own.trainer = SimpleNamespace(**{**harmless, **vars(trainer)})
+        own.trainer = SimpleNamespace(**{"strategy": None, "is_global_zero": True, **harmless, **vars(trainer)})
         with pytest.raises(ConfigError, match=says):
             own.on_fit_start()
 
