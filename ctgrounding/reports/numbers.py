@@ -40,6 +40,7 @@ _UNIT = re.compile(
     r"|\s?(?:to|bis|-|–)\s?\d+(?:[.,]\d+)?\s?(?:mm|cm)\b"
     r"|\s(?:days?|weeks?|months?|years?|minutes?|hours?|uhr|tage?n?|wochen?|monate?n?|jahre?n?|minuten?|phasen?|mal|times)\b|\s?[234]?d\b"
 )
+_GLUED_LIST = re.compile(r"(?:,\d{1,4})+(?!\d|\.\d|\s?(?:mm|cm|ml|[x×]))")
 _GLUED_IMAGE = re.compile(r"(?:im|img|ima|i|b)\d")
 LOOK_BACK = 64
 LOOK_AHEAD = 24
@@ -116,6 +117,11 @@ def _value(digits: str) -> int:
     return -1 if "." in digits or len(digits) > 6 else int(digits)
 
 
+def _lists(value: int, tag: Tag) -> bool:
+    """Whether a comma and digits behind a number go on a list, as in "images 38,40", and are not its decimals."""
+    return tag == "image" and value >= 10
+
+
 def numbers(low: str) -> list[Number]:
     """Numbers of a text in order.
 
@@ -124,6 +130,7 @@ def numbers(low: str) -> list[Number]:
     """
     found: list[Number] = []
     before = 0
+    is_listed = False
     for start, end, value in _spans(low):
         gap_start = max(before, start - LOOK_BACK)
         gap = low[gap_start:start]
@@ -133,9 +140,10 @@ def numbers(low: str) -> list[Number]:
             end += 1  # series suffix as in 602B
             after = after[1:]
         glued = tag in ("letter_series", "series") and _GLUED_IMAGE.match(after)
-        if (value >= 0 and not glued and (after[:1].isalnum() or _UNIT.match(after))) or (
-            gap and gap[-1].isalpha() and not tag
-        ):
+        is_listed = _lists(value, tag) or (is_listed and gap == ",")
+        is_listed = is_listed and _GLUED_LIST.match(after) is not None
+        has_unit = not is_listed and _UNIT.match(after) is not None
+        if (value >= 0 and not glued and (after[:1].isalnum() or has_unit)) or (gap and gap[-1].isalpha() and not tag):
             value = -1
         found.append(Number(value, start, end, tag, gap_start + offset, gap[:offset], has_comma))
         before = end

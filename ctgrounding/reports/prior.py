@@ -22,9 +22,12 @@ _DATED_SIZE = re.compile(
     r"\bon \d{1,4}[/.-]\d{1,2}(?:[/.-]\d{2,4})?\s*$|\b(?:am|vom) \d{1,2}\.\d{1,2}\.(?:\d{2,4})?\s*$"
 )
 _BEFORE_PLAIN = re.compile(
-    rf"(?:\b(?:on|in|at|of|see|auf|in der|im|an der|bei der)\s+(?:the\s+|der\s+|dem\s+|den\s+)?|[,;(]\s*){_CUE}"
+    rf"(?:\b(?:on|in|at|of|see|vs\.?|versus|auf|in der|im|an der|bei der)\s+(?:the\s+|der\s+|dem\s+|den\s+)?"
+    rf"|[,;(]\s*){_CUE}"
     r"(?:\s+(?:exam\w*|stud\w+|ct|scan|imag\w+|series|vom|of|dated|[\d./-]+|unter\w+|auf\w+))*[\s,:(]*$"
 )
+_WAS = re.compile(r"[,;(]\s*(?:was|war)\s*$")
+_DATED = re.compile(r"\b(?:from|dated|vom|von)\s+\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}[\s,:(]*$")
 _SAME = re.compile(
     r"\b(?:unchanged|stable|compared|since|than|gegen(?:ü|ue)ber|unver(?:ä|ae)ndert|seit|im vergleich|wie)\b"
 )
@@ -34,9 +37,9 @@ _AFTER = re.compile(
 )
 _ANY = re.compile(
     r"prev|prior|former|earlier|old|outside|vor|fr(?:ü|ue)h|ehemal|damal|extern|dort|that |\bwas\b|\bwar\b|vs|versus"
-    r"|compar|from|gegen|\bon \d|\bam \d|\bvom \d|\bof \d"
+    r"|compar|from|dated|gegen|\bon \d|\bam \d|\bvom \d|\bof \d"
 )
-_BOUND = re.compile(r"[.;!?\n]\s|\n|,\s(?=now|jetzt|current)")
+_BOUND = re.compile(r"(?<!\bvs)[.;!?\n]\s|\n|,\s(?=now|jetzt|current)")
 
 
 def is_prior(low: str, start: int, end: int, floor: int) -> bool:
@@ -55,9 +58,9 @@ def is_prior(low: str, start: int, end: int, floor: int) -> bool:
     before = low[max(floor, start - WINDOW) : start]
     last = 0
     for bound in _BOUND.finditer(before):
-        last = bound.end()
+        last = bound.start() if bound[0].startswith(";") else bound.end()
     before = before[last:]
-    if _BEFORE_SIZE.search(before) or _DATED_SIZE.search(before):
+    if any(cue.search(before) for cue in (_BEFORE_SIZE, _DATED_SIZE, _WAS)):
         return True
-    match = _BEFORE_PLAIN.search(before)
+    match = _BEFORE_PLAIN.search(before) or _DATED.search(before)
     return match is not None and not _SAME.search(before[: match.start() + 1])

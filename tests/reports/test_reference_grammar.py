@@ -47,6 +47,8 @@ ONE = [
     ("Nodule (series 3A, image 45)", (3, [45])),
     ("Nodule (series 3 - image 45)", (3, [45])),
     ("Nodule (series 3; images 45; 47)", (3, [45, 47])),
+    ("Nodules (series 3, images 45,47,49)", (3, [45, 47, 49])),
+    ("Nodules (images 45,47 and 49-51, series 3)", (3, [45, 47, 49, 50, 51])),
     ("Nodule of 5 mm (series 3, image 45) and 4 lesions.", (3, [45])),
     ("Series 3, image 45 shows 3 nodules.", (3, [45])),
     ("Nodule (image 45).", (None, [45])),
@@ -83,6 +85,7 @@ NONE = [
     "Ratio 1:10 dilution (1:10).",
     "5 images were obtained. Series of 12 patients.",
     "Images 3 mm thick. Slice thickness 5 mm, slices 1.25 mm.",
+    "Schichten 1,5 mm, Bilder 12,5 cm, Schicht 10,25 x 3 mm.",
     "Image quality is 4/5.",
     "3 of 12 nodes (3/12) positive, resected (3/12).",
     "At the level of S1, an S2 cyst.",
@@ -122,6 +125,16 @@ PRIOR = [
     ("Herd 6 mm (Serie 3, Bild 45), zuvor 4 mm (Serie 4, Bild 50).", {(3, 45)}, {(4, 50)}),
     ("Herd (3/45), Voruntersuchung (4/50).", {(3, 45)}, {(4, 50)}),
     ("New since the prior study: nodule (3:45).", {(3, 45)}, set()),
+    ("Nodule (series 3, image 45; prior series 4 image 50).", {(3, 45)}, {(4, 50)}),
+    ("Nodule (series 3, image 45; was 4 mm on series 4 image 50).", {(3, 45)}, {(4, 50)}),
+    ("Nodule, series 3, image 45 (was series 4, image 50).", {(3, 45)}, {(4, 50)}),
+    ("Nodule (series 3, image 45), was (4:50).", {(3, 45)}, {(4, 50)}),
+    ("Nodule was seen (3:45).", {(3, 45)}, set()),
+    ("Nodule 5 mm (CT from 01/02/2019, series 4, image 50).", set(), {(4, 50)}),
+    ("Unchanged since CT from 01/02/2019 (3:45).", {(3, 45)}, set()),
+    ("Unchanged compared to\nprior (3:45).", {(3, 45)}, set()),
+    ("Herd (Ser. 3 Im. 45 vs. Voruntersuchung Ser. 4 Im. 50).", {(3, 45)}, {(4, 50)}),
+    ("Herd (Ser. 3 Im. 45), CT vom 01.02.2019, Ser. 4 Im. 50.", {(3, 45)}, {(4, 50)}),
 ]
 
 
