@@ -43,7 +43,7 @@ class Written:
                 self.overrides[option.removeprefix("--")] = value
 
     def check_objectives(self) -> None:
-        """Refuse a second file with objectives, and null for a role that no file has.
+        """Refuse a second file with objectives, and null for an objective or evaluator that no file has.
 
         Raises:
             ConfigError: With the files, or the roles that there are.
@@ -55,11 +55,13 @@ class Written:
                 f"model.objectives is set in {' and in '.join(owners)}; the last one would drop the others' entries. "
                 "Keep objectives in one file and change single values on the command line."
             )
-        known = sorted(role for found in owners.values() for role in found)
-        for key, value in self.overrides.items():
-            role = key.removeprefix("model.objectives.")
-            if role != key and value in _NULLS and role not in known:
-                raise ConfigError(f"{key} switches off an objective that does not exist; there are {known}.")
+        for kind in ("objectives", "evaluators"):
+            sections = [_at(content, f"model.{kind}") for content in self.files.values()]
+            known = sorted({role for found in sections if isinstance(found, Mapping) for role in found})
+            for key, value in self.overrides.items():
+                section, _, role = key.rpartition(".")
+                if section == f"model.{kind}" and value in _NULLS and role not in known:
+                    raise ConfigError(f"{key} switches off an {kind[:-1]} that does not exist; there are {known}.")
 
     def place_of(self, name: str) -> str | None:
         """Dotted key under which a key or a value of that name was written last; None if nowhere."""

@@ -123,6 +123,7 @@ MISTAKES = {
     "strategy": (["--trainer.strategy", "fsdp"], ["The trainer's arguments do not fit", "requires a GPU"]),
     "nodes": (["--trainer.num_nodes", "0"], ["`num_nodes` must be a positive integer"]),
     "objective": (["--model.objectives.orgn", "null"], ["model.objectives.orgn", "'organ'"]),
+    "evaluator": (["--model.evaluators.finding", "null"], ["model.evaluators.finding switches off an evaluator"]),
     "head": (["--model.objectives.organ.init_args.image_head", "orga"], ["'orga'", "model.heads.image"]),
     "head_setting": (["--model.heads.image.main.widht", "8"], ["model.heads.image.main.widht"]),
     "readout": (["--model.heads.image.main.readout", "globl"], ["model.heads.image.main", "'globl'"]),
@@ -213,6 +214,10 @@ class TestOverrides:
         config = parsed("fit", "--config", run_file, "--model.objectives.snippet", "null")
         assert config["model"]["objectives"]["snippet"] is None
         assert config["model"]["objectives"]["organ"] is not None
+
+    def test_null_may_be_the_value_of_an_objectives_argument(self, run_file):
+        config = parsed("fit", "--config", run_file, "--model.objectives.organ.init_args.normal_text", "null")
+        assert config["model"]["objectives"]["organ"]["init_args"]["normal_text"] is None
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def _entry(kind: int, entry: object, known: frozenset[str], where: str) -> Dicti
     if "text" not in entry:
         raise ConfigError(f"An entry of {where} has no 'text'. Write one.")
     may_be = entry.get("may_be") or ()
-    if isinstance(may_be, str):
+    if not isinstance(may_be, list | tuple):
         raise ConfigError(f"'may_be' of an entry of {where} is '{may_be}', but must be a list. Write [{may_be}].")
     names = {str(entry.get("finding", "")), *map(str, may_be)}
     return DictionaryEntry(kind, str(entry["text"]), known - names)

@@ -56,13 +56,16 @@ def load(source: str) -> tuple[Question, ...]:
     if source in packaged():
         text = files(__package__).joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        text = _read(source)
     else:
         raise ConfigError(
             f"Question list '{source}' is neither packaged ({', '.join(packaged())}) nor a file. "
             "Name one of those or a path."
         )
-    entries = yaml.safe_load(text)
+    try:
+        entries = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Question list '{source}' is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, Mapping) or not entries:
         raise ConfigError(
             f"Question list '{source}' holds no questions. Write 'name: {{positive: [...], negative: [...]}}'."
@@ -70,10 +73,20 @@ def load(source: str) -> tuple[Question, ...]:
     return tuple(_question(str(name), entry, source) for name, entry in entries.items())
 
 
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Question list '{path}' cannot be read as text ({type(error).__name__}).") from error
+
+
 def _question(name: str, entry: object, source: str) -> Question:
     where = f"Question '{name}' in list '{source}'"
     if not isinstance(entry, Mapping) or set(entry) - {"positive", "negative", "organs"}:
         raise ConfigError(f"{where} must have 'positive', 'negative' and perhaps 'organs', nothing else.")
+    for key, value in entry.items():
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: '{key}' is {value!r}, but must be a list. Write {key}: [...].")
     positive, negative = (tuple(map(str, entry.get(key, ()))) for key in ("positive", "negative"))
     if not positive or len(positive) != len(negative):
         raise ConfigError(

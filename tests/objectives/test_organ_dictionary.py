@@ -102,6 +102,9 @@ def test_names_that_are_no_list_are_not_taken_letter_by_letter(tmp_path):
     path.write_text("known_findings: [cyst]\nliver: [{finding: mass, text: liver mass, may_be: cyst}]\n")
     with pytest.raises(ConfigError, match=r"'may_be' of an entry of 'liver' .* must be a list\. Write \[cyst\]"):
         read_dictionary(str(path), {LIVER: "liver"})
+    path.write_text("liver: [{text: liver mass, may_be: 3}]\n")
+    with pytest.raises(ConfigError, match=r"is '3', but must be a list"):
+        read_dictionary(str(path), {LIVER: "liver"})
     path.write_bytes(b"liver: [\xff\xfe]")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_dictionary(str(path), {LIVER: "liver"})
