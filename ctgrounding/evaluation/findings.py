@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
-from ctgrounding.errors import BatchError
+from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling
 from ctgrounding.evaluation.finding_numbers import FindingNumbers
-from ctgrounding.evaluation.prompts import Ensembles, cosines
+from ctgrounding.evaluation.prompts import Ensembles, about_organ, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.thresholds import Rule
 from ctgrounding.types import Batch, Encoded
@@ -45,7 +45,8 @@ class ZeroShotFindings(Evaluator):
             :func:`ctgrounding.evaluation.thresholds.choose_thresholds`.
 
     Raises:
-        ConfigError: If the list or the label set does not exist or names an unknown organ.
+        ConfigError: If the list or the label set does not exist or names an unknown organ, or a template lacks
+            ``{organ}``.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"labels", "patient", "global", "organ"})
@@ -65,6 +66,8 @@ class ZeroShotFindings(Evaluator):
         threshold_rule: Rule = "youden",
     ) -> None:
         super().__init__()
+        if min_cases < 1:
+            raise ConfigError(f"min_cases is {min_cases}, but a finding without cases has no number. Use 1 or more.")
         self.threshold_rule: Rule = threshold_rule
         self.question_list, self.questions = questions, question_lists.load(questions)
         self.image_head, self.text_head = image_head, text_head
@@ -77,7 +80,7 @@ class ZeroShotFindings(Evaluator):
         self._pairs = Ensembles([q.positive for q in self.questions] + [q.negative for q in self.questions])
         asked = sorted({organ for organs in self._organs for organ in organs}) if organ_negative else []
         spoken = [label_sets.spoken(label_sets.load(label_set)[organ]) for organ in asked]
-        self._denials = Ensembles([[t.format(organ=name) for t in organ_negative or ()] for name in spoken])
+        self._denials = Ensembles([about_organ(organ_negative or (), name, "organ_negative") for name in spoken])
         self._denial_of = {organ: place for place, organ in enumerate(asked)}
 
     def fixed_texts(self) -> Sequence[str]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
-from ctgrounding.errors import BatchError
+from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.operating import OperatingPoint, Scored
-from ctgrounding.evaluation.prompts import Ensembles, cosines
+from ctgrounding.evaluation.prompts import Ensembles, about_organ, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.thresholds import Rule
 from ctgrounding.functional.auroc import UNKNOWN, auroc, average_precision
@@ -48,7 +48,7 @@ class OrganAbnormality(Evaluator):
         resampling: Of the intervals, by patient.
 
     Raises:
-        ConfigError: If the list or the label set does not exist.
+        ConfigError: If the list or the label set does not exist, or a template lacks ``{organ}``.
 
     Examples:
         >>> OrganAbnormality("phantom").compute()
@@ -80,6 +80,8 @@ class OrganAbnormality(Evaluator):
         resampling: Resampling | None = None,
     ) -> None:
         super().__init__()
+        if min_cases < 1:
+            raise ConfigError(f"min_cases is {min_cases}, but a finding without cases has no number. Use 1 or more.")
         self.question_list, self.questions = questions, question_lists.load(questions)
         self.image_head, self.text_head, self.label_set = image_head, text_head, label_set
         self.min_cases, self.threshold_rule = min_cases, threshold_rule
@@ -92,7 +94,7 @@ class OrganAbnormality(Evaluator):
         ]
         self._asked = sorted({organ for organ, _ in self._pairs})
         spoken = [label_sets.spoken(self._names[organ]) for organ in self._asked]
-        by_organ = [[text.format(organ=name) for text in negative] for name in spoken]
+        by_organ = [about_organ(negative, name, "negative") for name in spoken]
         self._affirming = Ensembles([question.positive for question in self.questions])
         self._denying = Ensembles(by_organ if negative else [question.negative for question in self.questions])
         self._denies_by_organ = bool(negative)

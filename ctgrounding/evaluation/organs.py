@@ -11,7 +11,7 @@ from ctgrounding import label_sets
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import mean_cases
-from ctgrounding.evaluation.prompts import Ensembles, cosines
+from ctgrounding.evaluation.prompts import Ensembles, about_organ, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.functional.bootstrap import weighted_means
 from ctgrounding.functional.ranks import Ranks
@@ -52,8 +52,8 @@ class OrganRecognition(Evaluator):
         resampling: Resampling | None = None,
     ) -> None:
         super().__init__()
-        if not templates or any("{organ}" not in template for template in templates):
-            raise ConfigError(f"Templates {list(templates)} must each hold '{{organ}}'. Write for example '{{organ}}'.")
+        if not templates:
+            raise ConfigError("OrganRecognition has no templates. Write for example '{organ}'.")
         if not 0.0 <= min_visible <= 1.0:
             raise ConfigError(f"min_visible is {min_visible}, but a share lies between 0 and 1.")
         self.image_head, self.text_head = image_head, text_head
@@ -62,7 +62,7 @@ class OrganRecognition(Evaluator):
         self._names = label_sets.load(label_set)
         self._labels = list(self._names)
         spoken = [label_sets.spoken(self._names[label]) for label in self._labels]
-        self._prompts = Ensembles([[template.format(organ=name) for template in templates] for name in spoken])
+        self._prompts = Ensembles([about_organ(templates, name, "templates") for name in spoken])
 
     def fixed_texts(self) -> Sequence[str]:
         """The names of all organs of the label set."""

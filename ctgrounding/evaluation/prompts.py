@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ctgrounding.errors import BatchError
+from ctgrounding.errors import BatchError, ConfigError
 from ctgrounding.functional.ranks import fixed_scores
 from ctgrounding.types import Encoded
 
@@ -50,6 +50,26 @@ class Ensembles:
             return single
         means = torch.stack([single[group].mean(0) for group in self._groups])
         return torch.nn.functional.normalize(means, dim=1)
+
+
+def about_organ(templates: Sequence[str], organ: str, setting: str) -> list[str]:
+    """Sentences about an organ: templates with its name for ``{organ}``.
+
+    Args:
+        templates: Sentences with ``{organ}``.
+        organ: Its spoken name.
+        setting: What the templates are called in a configuration, for the message.
+
+    Raises:
+        ConfigError: If a template lacks ``{organ}``.
+
+    Examples:
+        >>> about_organ(["nothing in the {organ}"], "spleen", "negative")
+        ['nothing in the spleen']
+    """
+    if without := [template for template in templates if "{organ}" not in template]:
+        raise ConfigError(f"{setting} has '{without[0]}', which does not name the organ. Write {{organ}} in it.")
+    return [template.replace("{organ}", organ) for template in templates]
 
 
 def cosines(rows: Float[Tensor, "R M"], anchors: Float[Tensor, "A M"]) -> Float[Tensor, "R A"]:

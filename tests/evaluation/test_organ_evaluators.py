@@ -8,7 +8,14 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ctgrounding import label_sets
 from ctgrounding.errors import BatchError, ConfigError
-from ctgrounding.evaluation import OrganAbnormality, OrganPointing, Resampling, SnippetDepth
+from ctgrounding.evaluation import (
+    OrganAbnormality,
+    OrganPointing,
+    OrganRecognition,
+    Resampling,
+    SnippetDepth,
+    ZeroShotFindings,
+)
 from ctgrounding.evaluation.thresholds import choose_thresholds
 
 FEW = Resampling(resamples=30)
@@ -126,6 +133,26 @@ def test_a_list_whose_questions_lie_in_no_organ_has_no_numbers(tmp_path, negativ
     scans = [Scan(f"s{n}", f"p{n}", organs={LEFT: vector("stone")}, labels=(n % 2,)) for n in range(4)]
     assert fed(evaluator, scans).compute() == {"organ_abnormality/organs": 0.0}
     assert evaluator.results()["findings"] == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda template: OrganAbnormality("phantom", negative=[template]),
+        lambda template: OrganRecognition(templates=[template]),
+        lambda template: ZeroShotFindings("phantom", organ_negative=[template]),
+    ],
+)
+def test_templates_name_the_organ_and_may_hold_other_braces(make):
+    assert "{x} in the left kidney" in make("{x} in the {organ}").fixed_texts()
+    with pytest.raises(ConfigError, match=r"has 'nothing in \{organs\}', which does not name the organ"):
+        make("nothing in {organs}")
+
+
+@pytest.mark.parametrize("make", [OrganAbnormality, ZeroShotFindings])
+def test_findings_without_cases_cannot_count(make):
+    with pytest.raises(ConfigError, match="min_cases is 0"):
+        make("phantom", min_cases=0)
 
 
 def test_validation_patients_that_are_evaluated_too_are_refused(questions):
