@@ -42,8 +42,12 @@ def evaluate(
     _check(plan, about, validation)
     encode = _encoder(model or embeddings.parent)
     with console.status(f"{len(saved.scans)} scans"):
+        saved.check_made_by(encode)
         if validation is not None:
-            SavedEmbeddings(validation).feed(plan.evaluators, encode, as_validation=True)
+            chosen_on = SavedEmbeddings(validation)
+            _check_alike(chosen_on, about)
+            chosen_on.check_made_by(encode)
+            chosen_on.feed(plan.evaluators, encode, as_validation=True)
         saved.feed(plan.evaluators, encode)
         results = evaluated(plan.evaluators)
     folder = output or embeddings.parent / "protocols" / protocol
@@ -78,6 +82,15 @@ def _check(plan: protocols.Plan, about: dict[str, Any], validation: Path | None)
         raise ConfigError(
             f"Protocol {plan.protocol.name} refuses patients and volumes that training knows. {about['leaks'][0]} "
             "Split by patient over all datasets, or leave those scans out."
+        )
+
+
+def _check_alike(validation: SavedEmbeddings, about: dict[str, Any]) -> None:
+    mine, others = validation.about.get("label_names"), about["label_names"]
+    if mine != others:
+        raise ConfigError(
+            f"{validation.folder} has the label columns {mine}, but the evaluated embeddings have {others}. Predict "
+            "both with the same data.label_names."
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.saved import SavedEmbeddings
 from ctgrounding.model import load
 
@@ -19,12 +20,19 @@ def search(text: str, *, model: Path, embeddings: Path | None = None, head: str 
         head: Image and text head to compare in.
         top: How many scans to show.
 
+    Raises:
+        ConfigError: If ``top`` is not positive, or the embeddings are of another model.
+
     Returns:
         Ids of the scans, best first.
     """
+    if top < 1:
+        raise ConfigError(f"--top is {top}, which shows no scan. Give a number from 1 on.")
     saved = SavedEmbeddings(embeddings or model / "embeddings")
     vectors = {scan: saved.vector(scan, "global", head) for scan in saved.scans}
-    ranked = load(model).search(vectors, text, head, top)
+    trained = load(model)
+    saved.check_made_by(trained.encode_text)
+    ranked = trained.search(vectors, text, head, top)
     table = Table("rank", "scan", "cosine", box=None)
     for rank, (scan, cosine) in enumerate(ranked, start=1):
         table.add_row(str(rank), scan, f"{cosine:.3f}")

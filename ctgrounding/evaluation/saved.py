@@ -17,6 +17,8 @@ from ctgrounding.evaluation.embeddings import ABOUT
 from ctgrounding.types import Batch, Encoded
 
 EncodeTexts = Callable[[Sequence[str], str], Tensor]
+_COMPARED = 4
+_SAME_COSINE = 0.95  # bfloat16 moves a sentence by less, another fit by more
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,29 @@ class SavedEmbeddings:
             for role, evaluator in chosen.items():
                 update = evaluator.update_validation if as_validation else evaluator.update
                 update(_with_fixed(encoded, fixed[role]), batch)
+
+    def check_made_by(self, encode: EncodeTexts) -> None:
+        """Refuse a model whose sentences do not lie where those saved beside the scans do.
+
+        Args:
+            encode: Of the model: from texts and text head to unit vectors.
+
+        Raises:
+            ConfigError: If a sentence has a cosine under 0.95 with its saved vector, or another width.
+        """
+        parts = (self._load(part) for part in self._parts())
+        for encoded, batch in parts:
+            texts = batch["texts"][:_COMPARED]
+            for head, rows in encoded.text_rows.items() if texts else ():
+                made, saved = encode(texts, head), rows[:_COMPARED].float()
+                if made.shape != saved.shape or not bool(((made * saved).sum(1) >= _SAME_COSINE).all()):
+                    raise ConfigError(
+                        f"The embeddings in {self.folder} are of another model: a sentence saved with them has another "
+                        f"place here (text head '{head}'). Name the run or checkpoint that wrote them with --model, or "
+                        "remove them and run 'ctgrounding predict' again."
+                    )
+            if texts:
+                return
 
     def batches(self) -> Iterator[tuple[SavedEncoded, Batch]]:
         """Every saved batch, in order, without fixed texts; volumes and tokens are empty."""

@@ -116,6 +116,26 @@ def test_what_was_not_saved_is_named(tmp_path):
         encoded.texts(torch.zeros(0, dtype=torch.int64), "local")
 
 
+def test_embeddings_of_another_model_are_refused(tmp_path):
+    writer = EmbeddingWriter(tmp_path / "saved", {"retrieval": ReportRetrieval()})
+    encoded, batch = batch_of(random_scans(3, questions=1))
+    writer.add({"retrieval": encoded}, batch)
+    writer.close()
+    place = {text: row for row, text in enumerate(batch["texts"])}
+
+    def encode(texts, head, moved=0.0):
+        rows = encoded.texts(torch.tensor([place[text] for text in texts]), head)
+        return torch.nn.functional.normalize(rows + moved * torch.randn(rows.shape), dim=1)
+
+    saved = SavedEmbeddings(tmp_path / "saved")
+    saved.check_made_by(encode)
+    saved.check_made_by(partial(encode, moved=0.01))
+    with pytest.raises(ConfigError, match="are of another model"):
+        saved.check_made_by(partial(encode, moved=3.0))
+    with pytest.raises(ConfigError, match="are of another model"):
+        saved.check_made_by(lambda texts, head: torch.ones(len(texts), 2))
+
+
 def test_further_embeddings_can_be_saved(tmp_path):
     writer = EmbeddingWriter(tmp_path / "saved", {"cohort": Cohort()}, Reads(frozenset({("depth", "local")})))
     scans = random_scans(2, questions=1)
