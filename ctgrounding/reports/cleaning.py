@@ -61,6 +61,11 @@ _CUES = (
     "(vom ",
     "(am ",
 )
+_REMNANT = re.compile(
+    r"[\s,;]*[(\[]?[\s,;.:]*(?:\b(?:previous(?:ly)?|prior|was|vs|versus|zuvor|vormals|war|voruntersuchung|voraufnahme"
+    r"|and|und)\b[\s,;.:]*)*[)\]]",
+    re.IGNORECASE,
+)
 _ON_DATE = re.compile(r"\s*\((?:on|vom|am)\s[\d./-]+\)")
 _ANY_SIZE = re.compile(
     rf"[,;]?\s*(?:\b(?:measuring|measures|of|von|bis|to|up to|bis zu|ca\.)\s+)*{_SIZE}(?:\s+(?:in (?:diameter"
@@ -110,6 +115,23 @@ def largest_size_mm(text: str) -> float | None:
         if number
     ]
     return max(sizes, default=None)
+
+
+def without_remnants(text: str) -> str:
+    """A clause without what cut references leave behind: brackets that nothing opens or that hold a link alone.
+
+    Examples:
+        >>> without_remnants("Nodule; prior) in the lingula (was)")
+        'Nodule in the lingula'
+    """
+    return _REMNANT.sub(_kept_end, text) if ")" in text or "]" in text else text
+
+
+def _kept_end(match: re.Match[str]) -> str:
+    before = match.string[: match.start()]
+    is_open = before.count("(") + before.count("[") > before.count(")") + before.count("]")
+    is_count = len(before.strip()) < 3 or before[-1:].isdigit()  # "a) Cyst 2) stone"
+    return match[0] if is_open or is_count else ""
 
 
 def tidy(text: str) -> str:

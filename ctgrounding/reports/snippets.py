@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from ctgrounding.reports.cleaning import largest_size_mm, tidy, without_comparison
+from ctgrounding.reports.cleaning import largest_size_mm, tidy, without_comparison, without_remnants
 from ctgrounding.reports.report import OrganStatement, Reference, Snippet
 from ctgrounding.reports.sentences import Sentence
 
@@ -119,7 +119,7 @@ def _cut_references(text: str, start: int, end: int, inside: Sequence[Reference]
         at = max(at, reference.end)
     rest = text[at:end]
     pieces.append(rest if rest[:1] in (",", ".", ";", ")", "") or not pieces[-1] else f" {rest.lstrip()}")
-    return tidy("".join(pieces))
+    return tidy(without_remnants("".join(pieces)))
 
 
 def _snippet(

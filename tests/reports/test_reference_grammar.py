@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ctgrounding.reports import find_references
+from ctgrounding.reports import find_references, read
 
 ONE = [
     ("Nodule (series 3, image 45).", (3, [45])),
@@ -183,3 +183,27 @@ def test_time_is_linear(text):
 
     seconds(text)
     assert seconds(text) < 24 * seconds(text[: len(text) // 8]) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "clause"),
+    [
+        ("Liver lesions (series 4, images 38 and 40; series 5, image 12).", "Liver lesions"),
+        ("Cyst (se 4 im 38, previously se 3 im 71).", "Cyst"),
+        ("Nodule (3:45, 4:50) in the lingula.", "Nodule in the lingula"),
+        ("Nodule, series 3, image 45 (was series 4, image 50).", "Nodule"),
+        ("Knoten (Ser. 4 Im. 38 vs. Voruntersuchung Ser. 3 Im. 71).", "Knoten"),
+        (
+            "Nodule (best seen on axial image 45, coronal image 5) in the lingula.",
+            "Nodule (best seen on axial, coronal)",
+        ),
+        ("CT 1) Nodule (3:45)", "CT 1) Nodule"),
+    ],
+)
+def test_no_bracket_of_a_cut_reference_stays(text, clause):
+    snippets = read({"findings": text}).snippets
+    assert snippets
+    for snippet in snippets:
+        rest = snippet.text.removeprefix(clause)
+        assert snippet.text.startswith(clause)
+        assert not set(rest) & set("()")
