@@ -146,9 +146,18 @@ def _check(card: Card, path: Path) -> None:
     _one_of(card.organs.classes, label_sets.NAMES, "organs.classes")
     if card.reports is not None and bool(card.reports.sections) == bool(card.reports.text):
         raise CardError("reports: give either 'sections' (section name to column) or 'text' (one column), not both.")
+    if card.reports is not None and card.reports.opening and not card.reports.text:
+        raise CardError("reports.opening is for 'text', whole reports in one column, which the card does not name.")
+    if card.scans.organs and card.scans.organs_pattern:
+        raise CardError("scans: give either 'organs' (a column) or 'organs_pattern', not both.")
     check_spacing(card.spacing_mm)
     _check_organ_names(card.organs)
     _check_split(card.split)
+    if (card.split.values or card.split.val_of_train) and not card.scans.split:
+        raise CardError(
+            "split.values and split.val_of_train are for a column of splits. Name it under scans.split, or give "
+            "split.fractions alone."
+        )
     _check_audit(card.audit)
 
 

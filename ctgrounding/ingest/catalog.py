@@ -116,6 +116,22 @@ def read_scans(card: Card, apart: bool = True) -> list[PlannedScan]:
     ]
 
 
+def strangers(card: Card, scans: Sequence[PlannedScan]) -> str:
+    """What to say of scans that ``known_bad`` names and the table does not have: empty if there are none.
+
+    Args:
+        card: The card.
+        scans: All that :func:`read_scans` gave.
+    """
+    unknown = sorted(set(card.known_bad) - {scan.scan_id for scan in scans})
+    if not unknown:
+        return ""
+    return (
+        f"known_bad names {len(unknown)} scans that the table of scans does not have ({unknown[0]}, ...); nothing is "
+        "left out for them."
+    )
+
+
 def _scans_table(card: Card, root: Path) -> Table:
     table = open_table(root, card.scans.table, "scans")
     for join in card.scans.joins:

@@ -20,6 +20,7 @@ from ctgrounding.ingest.audit.copies import Seen, find_copies
 from ctgrounding.ingest.audit.kinds import Remark
 from ctgrounding.ingest.card_files import check_spacing, load_card
 from ctgrounding.ingest.cards import Card
+from ctgrounding.ingest.catalog import strangers
 from ctgrounding.ingest.crew import fill_shards
 from ctgrounding.ingest.identity import Identity, load_identity, write_private_map
 from ctgrounding.ingest.notes import NOTES, ShardNote, note_path, progress_path
@@ -87,6 +88,8 @@ def ingest(
         kept, changed = finished(plans, output)
         to_do = [plan for plan in plans if plan.name not in kept]
         scans = sum(len(plan.scans) for plan in plans)
+        if limit is None and (unknown := strangers(loaded, [scan for plan in plans for scan in plan.scans])):
+            console.print(unknown, markup=False)
         console.print(outlook(plans, to_do, changed, expected_bytes(to_do, spacing, codec), output))
         if dry_run:
             return summarize(list(kept.values()), output, scans, len(kept), 0, time.monotonic() - started)

@@ -6,7 +6,7 @@ import pytest
 
 from ctgrounding.errors import CardError
 from ctgrounding.ingest.card_files import load_card, under_root
-from ctgrounding.ingest.catalog import read_scans
+from ctgrounding.ingest.catalog import read_scans, strangers
 from ctgrounding.ingest.tables import read_table
 
 SCANS = [
@@ -108,6 +108,9 @@ def test_patients_are_drawn_into_one_split_each_by_their_share(hospital, tmp_pat
         ({"name: demo": "name: demo\nspacing_mm: [0, 1, 1]"}, r"spacing_mm is \[0.0, 1.0, 1.0\]"),
         ({"split: {": "split: {fractions: {train: 0.5}, "}, r"must not be negative and sum to 1"),
         ({"sections: {": "text: Findings_EN, sections: {"}, r"either 'sections'.*or 'text'"),
+        ({"sections: {": "opening: findings, sections: {"}, r"reports.opening is for 'text'"),
+        ({"series: series": "organs: path, organs_pattern: '{scan_id}'"}, r"either 'organs'.*or 'organs_pattern'"),
+        ({", split: split": ""}, r"split.values and split.val_of_train are for a column of splits"),
     ],
 )
 def test_a_card_that_does_not_fit_says_what_and_what_there_is(tree, replaced, message):
@@ -216,3 +219,11 @@ def test_tables_that_are_none(tmp_path, content, message):
 def test_lines_that_excel_left_empty_are_no_rows(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfid;text\r\n;\r\na;1\r\n ; \r\n\r\nb;2\r\n;\r\n")
     assert read_table(tmp_path / "t.csv", "t").columns == {"id": ["a", "b"], "text": ["1", "2"]}
+
+
+def test_bad_scans_that_are_none_are_told(tree):
+    card = load_card(write_card(tree, **{"name: demo": "name: demo\nknown_bad: {a1: blank, a9: blank}"}))
+    scans = read_scans(card)
+    assert [bool(scan.known_bad) for scan in scans] == [True, False, False]
+    assert strangers(card, scans).startswith("known_bad names 1 scans that the table of scans does not have (a9, ...)")
+    assert strangers(load_card(write_card(tree)), scans) == ""
