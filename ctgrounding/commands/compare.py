@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import compare as pairs
 from ctgrounding.evaluation.compare import Comparison, Difference
 
@@ -17,9 +18,14 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
         run_b: The other one.
         alpha: Chance of a false alarm that a verdict accepts, after Holm's correction for many numbers.
 
+    Raises:
+        ConfigError: If ``alpha`` is no chance, or the runs cannot be compared.
+
     Returns:
         Differences with intervals and corrected p-values.
     """
+    if not 0 < alpha < 1:
+        raise ConfigError(f"--alpha is {alpha}, but a chance lies between 0 and 1. Use 0.05, for example.")
     found = pairs.compare(run_a, run_b)
     console = Console(highlight=False)
     table = Table("number", "cases", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
+from numpy.typing import NDArray
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Resampling
@@ -29,7 +30,7 @@ class Difference:
         p: Chance of a difference at least as large if the runs were equal.
         p_corrected: The same, corrected for the number of columns by Holm's method.
         lower_is_better: Whether a negative difference is a gain.
-        cases: Number of common cases.
+        cases: Number of common cases that the number is of.
         undefined: Draws in which one of the values does not exist.
     """
 
@@ -82,7 +83,9 @@ def compare(run_a: str | Path, run_b: str | Path, resampling: Resampling | None 
 
     The same draws serve both runs. The p-value asks how often a draw's difference lies as far from the
     observed one as that lies from zero (Efron and Tibshirani 1993, chapter 16); with R draws it cannot be
-    below 1 / (R + 1). Holm's correction is over the columns of one number.
+    below 1 / (R + 1). Nor can it be below 2^(1 - n) for n patients, which is the least that changing the signs of n
+    differences gives: drawing one patient again and again tells nothing of others. Holm's correction is over the
+    columns of one number.
 
     Args:
         run_a: Folder with ``results.json``.
@@ -169,7 +172,9 @@ def _differences(first: Cases, second: Cases, how: Resampling, *, together: bool
     interval = boot.interval(how.level, how.method)
     every = np.ones((1, len(first.scans)))
     values = [statistic(every).mean(1) if macro else statistic(every)[0] for statistic in (one, other)]
-    p = _p_values(boot)
+    taking = _taking_part(first, second, together=macro)
+    patients = [len(np.unique(first.patients[column])) for column in taking.T]
+    p = np.maximum(_p_values(boot), [min(1.0, 2.0 ** (1 - count)) for count in patients])
     corrected = holm(p)
     is_only = first.has_mean and len(first.columns) == 1
     names = ["mean"] if macro else [""] if is_only else first.columns
@@ -185,12 +190,20 @@ def _differences(first: Cases, second: Cases, how: Resampling, *, together: bool
             p=float(p[column]),
             p_corrected=float(corrected[column]),
             lower_is_better=first.lower_is_better,
-            cases=len(first.scans),
+            cases=int(taking[:, column].sum()),
             undefined=int(interval.undefined[column]),
         )
         for column in range(len(interval.estimate))
         if not np.isnan(interval.estimate[column])
     ]
+
+
+def _taking_part(first: Cases, second: Cases, *, together: bool) -> Bool[np.ndarray, "n K"]:
+    """Which cases each column is of, or the mean of all columns."""
+    known: NDArray[np.bool_] = ~np.isnan(first.values) & ~np.isnan(second.values)
+    if first.labels is not None:
+        known = first.labels >= 0
+    return np.any(known, axis=1, keepdims=True) if together else known
 
 
 def _p_values(boot: Bootstrap) -> Float64[np.ndarray, "K"]:

@@ -65,6 +65,32 @@ def test_patients_are_drawn_whole(tmp_path):
     assert width[0] > 3 * width[1]
 
 
+def test_a_few_patients_show_nothing(tmp_path):
+    """Each draw of one patient is that patient: the interval has no width, and yet nothing is known of others."""
+    nan = np.nan
+    base = np.full((8, 3), 10.0)
+    better = base - 5.0
+    base[2:, 1], better[2:, 1] = nan, nan
+    patients = [0, 0, 1, 2, 3, 4, 5, 6]
+    a, b = (write(tmp_path / name, errors(v, patients)) for name, v in (("a", base), ("b", better)))
+    found = {item.column: item for item in compare(a, b, DRAWS).differences}
+    assert (found["c1"].difference, found["c1"].cases, found["c1"].p) == (-5.0, 2, 1.0)
+    assert found["c1"].verdict() == "no difference shown"
+    assert (found["c0"].cases, found["c0"].p) == (8, 2.0**-6)
+    assert found["c0"].verdict() == "better"
+
+
+def test_areas_of_two_patients_show_nothing(tmp_path):
+    labels = np.array([[0], [1], [-1], [-1]])
+    runs = [
+        write(tmp_path / name, Cases("auroc", "auroc", False, list("wxyz"), np.arange(4), ["a"], scores, labels))
+        for name, scores in (("a", np.array([[1.0], [0.0], [0.0], [0.0]])), ("b", np.arange(4.0)[:, None]))
+    ]
+    (found,) = compare(*runs, DRAWS).differences
+    assert (found.difference, found.cases) == (1.0, 2)
+    assert found.p >= 0.5
+
+
 def test_false_alarms_come_as_often_as_stated(tmp_path):
     rng = np.random.default_rng(2)
     p = []
