@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ctgrounding.data.datamodule import ShardDataModule
 from ctgrounding.data.report_text import ReportText
-from ctgrounding.errors import ConfigError, CTGroundingError
+from ctgrounding.errors import CheckpointError, ConfigError, CTGroundingError
 from ctgrounding.evaluation.protocols import load as load_protocol
 from ctgrounding.evaluation.protocols import names as protocols
 from ctgrounding.noise import silence
@@ -68,6 +68,11 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
     except (OmegaConfBaseException, MisconfigurationException, UnparsedError) as error:
         raise ConfigError(brief(error, written)) from error
     except ValueError as error:
+        if "loaded state dict" in str(error):
+            raise CheckpointError(
+                "The checkpoint's optimizer has other groups of parameters than this configuration makes. Go on with "
+                "the run's own config.yaml, or start from weights alone by model.initial_weights."
+            ) from error
         if isinstance(error, CTGroundingError) or "Does not validate" not in str(error):
             raise
         raise ConfigError(brief(error, written)) from error  # a class refused its arguments
@@ -146,6 +151,8 @@ class TrainerCLI(LightningCLI):
         config = self.config[command]
         if config.get("protocol"):
             _word_reports(config, config["protocol"])
+        elif config.get("scan_list"):
+            raise ConfigError("--scan_list is for a --protocol, and none is named. Name one, or leave the list out.")
         asked = config.get("ckpt_path")
         if asked in _CHOSEN_BY_LIGHTNING and _is_for_lightning(asked, command, config):
             return

@@ -171,6 +171,10 @@ def test_no_last_checkpoint_is_no_reason_to_evaluate_an_untrained_model(refused,
     assert "Fit first" in refused(command, "--config", run_file, *words)
 
 
+def test_scan_list_without_a_protocol_is_not_passed_over(refused, run_file):
+    assert "--scan_list is for a --protocol" in refused("test", "--config", run_file, "--scan_list", "none.txt")
+
+
 @pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize(("name", "says"), [("best", "only while a fit runs"), ("hpc", "finds no hpc_ckpt_")])
 def test_checkpoints_that_cannot_be_found_by_their_kind(refused, run_file, command, name, says):
@@ -260,6 +264,10 @@ class TestRuns:
         message = refused("fit", "--config", finished, "--ckpt_path", last, *words)
         assert "does not fit this configuration" in message
         assert "encoder.heads.text_heads.organ" in message
+
+    def test_checkpoint_whose_optimizer_has_other_groups(self, refused, finished):
+        words = ["--ckpt_path", "last", "--trainer.max_epochs", "9", "--model.optimizer.init_args.layer_decay", "0.5"]
+        assert "other groups of parameters" in refused("fit", "--config", finished, *words)
 
     def test_checkpoint_cut_in_half(self, refused, finished, tmp_path):
         cut = tmp_path / "cut.ckpt"
