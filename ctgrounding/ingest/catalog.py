@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from string import Formatter
+from typing import Any, TypeVar
 
 from ctgrounding.data.records import Split
 from ctgrounding.errors import CardError
@@ -219,8 +220,8 @@ def _filled_paths(ids: Sequence[str], table: Table, paths: Iterable[Path | None]
 def _paths(root: Path, table: Table, column: str, pattern: str, key: str) -> list[Path | None]:
     if pattern:
         try:
-            values = [pattern.format_map(row) for row in table.rows()]
-        except (KeyError, ValueError, IndexError) as error:
+            values = [_filled(pattern, row) for row in table.rows()]
+        except (KeyError, ValueError) as error:
             raise CardError(
                 f"{key}_pattern '{pattern}' names {error}, which {table.name} does not have. "
                 f"It has: {', '.join(table.columns)}."
@@ -230,6 +231,19 @@ def _paths(root: Path, table: Table, column: str, pattern: str, key: str) -> lis
     else:
         values = [""] * len(table)
     return [under_root(root, value, key) if value else None for value in values]
+
+
+class _Columns(Formatter):
+    """Formats ``{column}``, whatever signs a column's name has."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str]:
+        return kwargs[field_name], field_name
+
+
+def _filled(pattern: str, row: Mapping[str, str]) -> str:
+    """The path of a row; empty where a whole name in it is, lest the folder around stand for the file."""
+    parts = [(part, _Columns().vformat(part, (), row)) for part in pattern.split("/")]
+    return "" if any(part and not filled for part, filled in parts) else "/".join(filled for _, filled in parts)
 
 
 def _looked_up(

@@ -114,10 +114,21 @@ def read_slices(rule: SlicesTable, root: Path) -> dict[str, list[TableSlice]]:
             z_mm = float(depth) if depth or SLICE_KINDS[kind] == "axial" else 0.0
             if not math.isfinite(z_mm):
                 raise ValueError(depth)
-            found[scan].append(TableSlice(int(number) if number else None, int(image), z_mm, SLICE_KINDS[kind]))
+            found[scan].append(TableSlice(_whole(number) if number else None, _whole(image), z_mm, SLICE_KINDS[kind]))
         except ValueError as error:
-            raise CardError(f"{rule.table}: '{number}', '{image}', '{depth}' of scan {scan} are no numbers.") from error
+            raise CardError(
+                f"{rule.table}: '{number}', '{image}', '{depth}' of scan {scan} are no numbers. Write whole numbers of "
+                "series and image, and z in mm with a decimal point."
+            ) from error
     return found
+
+
+def _whole(text: str) -> int:
+    """A whole number, also as 4.0, which tables with gaps make of it."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def read_sentences(rule: SentencesTable, organs: OrgansRule, root: Path) -> dict[str, list[OrganSentence]]:

@@ -178,11 +178,11 @@ class StudySlices:
         self, planned: PlannedScan, source: Source, scan: Scan | None
     ) -> dict[tuple[int | None, int], SlicePosition]:
         """The table's depth; where the scan is tilted, the range of the slice whose centre lies there."""
-        counts = Counter((row.series, row.image) for row in planned.slices)
+        numbered = [(planned.series if row.series is None else row.series, row) for row in planned.slices]
+        counts = Counter((series, row.image) for series, row in numbered)
         found = {}
-        for row in planned.slices:
-            series = row.series if row.series is not None else planned.series
-            if counts[row.series, row.image] > 1 or row.kind != "axial":
+        for series, row in numbered:
+            if counts[series, row.image] > 1 or row.kind != "axial":
                 continue
             slice_id = self._identity.write("slice", f"{planned.scan_id}/{series}/{row.image}")
             position = SlicePosition(slice_id, row.z_mm, row.z_mm)

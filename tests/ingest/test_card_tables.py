@@ -243,3 +243,28 @@ def test_a_table_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
 def test_values_of_parquet_are_stripped_as_those_of_csv(tmp_path):
     pq.write_table(pa.table({"scan_id": [" a1 ", None]}), tmp_path / "scans.parquet")
     assert read_table(tmp_path / "scans.parquet", "scans").columns["scan_id"] == ["a1", ""]
+
+
+def test_columns_of_a_pattern_may_have_any_name_and_be_empty(tmp_path):
+    rows = [{**row, "Series.No": number, "Series": "x"} for row, number in zip(SCANS, ("4", "", "7"), strict=True)]
+    fields = "table: scans.csv, organs_pattern: 'organs/{{Series.No}}'"
+    scans = scans_of(tmp_path, "", rows, fields)
+    assert [scan.organs_path and scan.organs_path.name for scan in scans] == ["4", None, "7"]
+    with pytest.raises(CardError, match="scan a2 has no path"):
+        scans_of(tmp_path, "", rows, "table: scans.csv, path_pattern: 'ct/{{Series.No}}'")
+    with pytest.raises(CardError, match=r"names 'Series.Nr', which scans.csv does not have"):
+        scans_of(tmp_path, "", rows, "table: scans.csv, path_pattern: 'ct/{{Series.Nr}}'")
+    optional = [{**row, "suffix": suffix} for row, suffix in zip(SCANS, ("", "_b", ""), strict=True)]
+    scans = scans_of(tmp_path, "", optional, "table: scans.csv, path_pattern: 'ct/{{scan_id}}{{suffix}}.nii'")
+    assert [scan.path.name for scan in scans] == ["a1.nii", "a2_b.nii", "b1.nii"]
+
+
+def test_numbers_of_slices_may_come_as_floats_but_whole(hospital, tmp_path):
+    row = {"scan_id": "a1", "series": "4.0", "image": "38.0", "z_mm": "-1.5"}
+    hospital["table"](tmp_path / "s.csv", [row])
+    found = scans_of(tmp_path, "slices: {{table: s.csv}}")[0].slices[0]
+    assert (found.series, found.image, found.z_mm) == (4, 38, -1.5)
+    for wrong in ({"image": "38.5"}, {"series": "inf"}, {"z_mm": "1,5"}):
+        hospital["table"](tmp_path / "s.csv", [{**row, **wrong}])
+        with pytest.raises(CardError, match="with a decimal point"):
+            scans_of(tmp_path, "slices: {{table: s.csv}}")

@@ -14,6 +14,7 @@ from ctgrounding.ingest.mining_sources import ShardScans
 from ctgrounding.ingest.readers import open_source
 from ctgrounding.ingest.readers.source import ListedSeries
 from ctgrounding.ingest.snippets import NumberedScan, SlicePosition, plane_positions, resolve
+from ctgrounding.ingest.study_tables import TableSlice
 from ctgrounding.ingest.supervision import StudySlices
 from ctgrounding.reports import Snippet
 
@@ -203,3 +204,12 @@ def test_a_sibling_without_a_usable_affine_does_not_stop_a_scan(hospital, tmp_pa
     planned = [PlannedScan(n, "a", "p", "train", tmp_path / f"{n}.nii.gz", None, None, {}, {}) for n in ("a1", "a2")]
     own, study = StudySlices(planned, Identity(), False).by_headers(planned[0], open_source(path))
     assert study == [own]
+
+
+def test_a_slice_that_the_table_places_twice_has_no_place_whichever_way_its_series_is_given(tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 6), np.int16), np.diag([2.0, 2.0, 3.0, 1.0])), path)
+    rows = (TableSlice(None, 1, 0.0), TableSlice(4, 1, 9.0), TableSlice(None, 2, 3.0), TableSlice(5, 2, 6.0))
+    planned = PlannedScan("a1", "a", "p", "train", path, 4, None, {}, {}, rows)
+    own, _ = StudySlices([planned], Identity(), False).by_headers(planned, open_source(path, 4))
+    assert {key: position.low_mm for key, position in own.positions.items()} == {(4, 2): 3.0, (5, 2): 6.0}
