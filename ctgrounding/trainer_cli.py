@@ -67,6 +67,10 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
         )
     except (OmegaConfBaseException, MisconfigurationException, UnparsedError) as error:
         raise ConfigError(brief(error, written)) from error
+    except RuntimeError as error:
+        if "which is not available" not in str(error):
+            raise
+        raise ConfigError(f"{str(error).partition('. Pass in')[0]}. Its numbers are in the run's logs.") from error
     except ValueError as error:
         if "loaded state dict" in str(error):
             raise CheckpointError(

@@ -128,6 +128,8 @@ MISTAKES = {
     "head_setting": (["--model.heads.image.main.widht", "8"], ["model.heads.image.main.widht"]),
     "readout": (["--model.heads.image.main.readout", "globl"], ["model.heads.image.main", "'globl'"]),
     "weight": (["--model.weights.orgn", "1.0"], ["model.weights", "'orgn'"]),
+    "negative_weight": (["--model.weights.organ", "-1.0"], ["model.weights.organ is -1.0"]),
+    "no_weight": (["--model.weights.organ", ".nan"], ["model.weights.organ is nan"]),
     "interpolation": (["--data.seed", "${data.nothing}"], ["data.seed", "data.nothing"]),
     "shards": (["--data.shards", "nowhere"], ["no shard or folder at nowhere"]),
     "checkpoint": (["--ckpt_path", "none.ckpt"], ["no checkpoint at none.ckpt"]),
@@ -264,6 +266,16 @@ class TestRuns:
         message = refused("fit", "--config", finished, "--ckpt_path", last, *words)
         assert "does not fit this configuration" in message
         assert "encoder.heads.text_heads.organ" in message
+
+    def test_stopping_by_a_number_that_there_is_not(self, refused, finished, tmp_path):
+        stop = [
+            "--trainer.callbacks+",
+            "lightning.pytorch.callbacks.EarlyStopping",
+            "--trainer.callbacks.monitor",
+            "val/x",
+        ]
+        words = [*stop, "--trainer.default_root_dir", tmp_path, "--data.shards", finished.parent / "shards"]
+        assert "metric `val/x` which is not available" in refused("fit", "--config", finished, *words)
 
     def test_checkpoint_whose_optimizer_has_other_groups(self, refused, finished):
         words = ["--ckpt_path", "last", "--trainer.max_epochs", "9", "--model.optimizer.init_args.layer_decay", "0.5"]

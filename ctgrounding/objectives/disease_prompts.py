@@ -39,8 +39,8 @@ class DiseasePrompts(Objective):
             counts come from the training data by :meth:`set_label_counts`; before that it is 1.
 
     Raises:
-        ConfigError: If a head, the readout ``global`` or a list does not exist, a pattern fits no question, or the
-            questions differ in their number of sentence pairs.
+        ConfigError: If a head, the readout ``global`` or a list does not exist, a pattern fits no question, a
+            weight is none, or the questions differ in their number of sentence pairs.
 
     Examples:
         >>> from ctgrounding.testing.tiny import tiny_encoded_and_batch, tiny_questions_file
@@ -71,6 +71,8 @@ class DiseasePrompts(Objective):
         super().__init__()
         check_heads(dims, image_head, text_head)
         check_readout(dims, "global")
+        if not largest_positive_weight > 0:
+            raise ConfigError(f"largest_positive_weight is {largest_positive_weight}, but must be above 0.")
         self.image_head, self.text_head, self.logit = image_head, text_head, logit
         self.questions = _load(questions)
         self.variants = len(self.questions[0].positive)
@@ -166,5 +168,7 @@ def _question_weights(names: Sequence[str], weights: Mapping[str, float]) -> Ten
                 f"Pattern '{pattern}' of question_weights fits none of the {len(names)} questions, "
                 f"which begin with {', '.join(names[:3])}. Correct or remove it."
             )
+        if not weight >= 0:
+            raise ConfigError(f"question_weights gives '{pattern}' {weight}, but a weight is a number from 0 on.")
         result[fitting] = weight
     return result

@@ -101,8 +101,12 @@ class OrganGrounding(Objective):
         super().__init__()
         check_heads(dims, image_head, text_head)
         check_readout(dims, "organ")
-        if temperature <= 0:
+        if not temperature > 0:
             raise ConfigError(f"temperature is {temperature}, but must be above 0.")
+        if not 0 <= visible_fraction <= 1:
+            raise ConfigError(f"visible_fraction is {visible_fraction}, but a share lies between 0 and 1.")
+        if negatives < 0:
+            raise ConfigError(f"negatives is {negatives}, but must be at least 0.")
         if unmentioned not in ("ignore", "normal") or (unmentioned == "normal" and normal_text is None):
             raise ConfigError(
                 f"unmentioned is '{unmentioned}', but must be ignore, or normal together with a normal_text."

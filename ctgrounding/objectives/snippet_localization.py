@@ -57,7 +57,7 @@ class SnippetLocalization(Objective):
         check_heads(dims, image_head, text_head)
         check_readout(dims, "depth")
         for name, value in (("tau", tau), ("sigma_mm", sigma_mm)):
-            if value <= 0:
+            if not value > 0:
                 raise ConfigError(f"{name} is {value}, but must be above 0.")
         if target not in ("renormalized", "release"):
             raise ConfigError(f"Target '{target}' is not known. Use renormalized or release.")

@@ -1,5 +1,6 @@
 """What a task refuses before a step is taken, each in one sentence."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 def check_roles(objectives: Mapping[str, object], weights: Mapping[str, object]) -> None:
-    """Refuse a role that has an objective without a weight, or the reverse.
+    """Refuse a role that has an objective without a weight, or the reverse, and a weight that is none.
 
     Raises:
         ConfigError: With the roles.
@@ -25,6 +26,9 @@ def check_roles(objectives: Mapping[str, object], weights: Mapping[str, object])
                 f"model.{name} has {lonely}, but model.{'objectives' if name == 'weights' else 'weights'} has only "
                 f"{sorted(there)}. Give each role an objective and a weight."
             )
+    for role, weight in weights.items():
+        if isinstance(weight, int | float) and not 0 <= weight < math.inf:
+            raise ConfigError(f"model.weights.{role} is {weight}, but must be a number from 0 on.")
 
 
 def check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins have no common type)
