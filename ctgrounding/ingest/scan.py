@@ -133,8 +133,7 @@ def bring_organs(source: Source, grid: Grid, class_map: str) -> UInt8[np.ndarray
         ScanError: If it holds values that are no label of the class map, nothing at all, or nothing inside
             the scan.
     """
-    stored = source.load()
-    values = stored.values * stored.slope + stored.intercept if stored.slope != 1 or stored.intercept else stored.values
+    values = source.load().scaled
     small = values.dtype == np.uint8
     found = np.flatnonzero(np.bincount(values.reshape(-1), minlength=256)) if small else np.unique(values)
     _check_labels(found, class_map)

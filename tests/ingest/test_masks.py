@@ -79,6 +79,14 @@ def test_names_of_files_may_differ_from_the_label_set(hospital, scan, tmp_path):
     assert refused.value.kind == "mask_labels"
 
 
+def test_files_of_shares_count_from_a_half_by_the_slope_of_their_header(hospital, scan, tmp_path):
+    image, labels = scan
+    shares = np.where(labels.T == LIVER, 900, 100).astype(np.int16)
+    hospital["nifti"](tmp_path / "organs" / "liver.nii.gz", shares, image.affine, slope=0.001)
+    source = opened(tmp_path / "organs", image)
+    np.testing.assert_array_equal(source.load().values == LIVER, labels == LIVER)
+
+
 def test_files_on_different_grids_are_refused(hospital, scan, tmp_path):
     image, labels = scan
     write_masks(hospital, tmp_path / "organs", labels, image.affine, {LIVER: "liver"})

@@ -151,7 +151,7 @@ def _folder(files: list[Path], labels: Labels) -> MaskSource:
 
     def structures() -> Iterator[Structure]:
         for label, source in opened:
-            yield label, source.load().values > 0.5
+            yield label, source.load().scaled > 0.5
 
     facts = {"reader": "mask files", "structures": len(named), "left_out": len(files) - len(named)}
     return MaskSource(first.affine, first.shape_ijk, structures, facts)

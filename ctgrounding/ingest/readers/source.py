@@ -55,6 +55,12 @@ class Stored:
     slope: float = 1.0
     intercept: float = 0.0
 
+    @property
+    def scaled(self) -> Shaped[np.ndarray, "k j i"]:
+        """Values by the header's slope and intercept, as masks are meant; an image's HU are the audit's to decide."""
+        is_plain = self.slope == 1 and self.intercept == 0
+        return self.values if is_plain else self.values * self.slope + self.intercept
+
 
 class Source(Protocol):
     """An image or label map on disk. Made by :func:`ctgrounding.ingest.readers.open_source`."""
