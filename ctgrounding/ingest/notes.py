@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ctgrounding.ingest.audit.kinds import Remark
-from ctgrounding.ingest.whole_files import whole_file
+from ctgrounding.ingest.whole_files import hold, whole_file
 
 NOTES = ".ingest"
 """Folder in the output for notes of finished shards and progress; may be deleted, then all is done again."""
@@ -102,8 +102,5 @@ def locked(output: Path, shard: str) -> Iterator[None]:
     Waits for the other one to end. Systems that know no such locks go without.
     """
     with (output / NOTES / f"{Path(shard).stem}.lock").open("wb") as stream:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        hold(stream)
         yield

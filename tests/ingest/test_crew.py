@@ -23,6 +23,7 @@ from ctgrounding.ingest import crew, ingest
 from ctgrounding.ingest.audit.command import audit
 from ctgrounding.ingest.mining import mine
 from ctgrounding.ingest.notes import NOTES, locked
+from ctgrounding.ingest.whole_files import hold, whole_file
 from ctgrounding.ingest.worker import fill_shard
 
 SPACING = (5.0, 4.0, 4.0)
@@ -365,6 +366,20 @@ def test_killed_at_any_moment_a_rerun_ends_in_the_same_bytes(card, tmp_path, cle
         assert run(card, output).shards_written == 0
         assert all(path.stat().st_mtime_ns >= stamp for path, stamp in finished.items())
     assert killed >= 4
+
+
+def test_what_a_killed_process_left_of_a_table_is_removed_and_what_another_writes_stays(tmp_path):
+    table = tmp_path / "scans [1].csv"
+    left, other = (tmp_path / f".{table.name}.{number}.partial" for number in (77, 78))
+    left.write_text("ha")
+    with other.open("w") as stream:
+        assert hold(stream)
+        with whole_file(table) as whole:
+            whole.write("whole")
+        assert [path.name for path in sorted(tmp_path.iterdir())] == [other.name, table.name]
+    with whole_file(table) as whole:
+        whole.write("again")
+    assert [path.name for path in tmp_path.iterdir()] == [table.name]
 
 
 @pytest.mark.slow
