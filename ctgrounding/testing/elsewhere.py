@@ -37,7 +37,6 @@ def elsewhere() -> Iterator[torch.device]:
         >>> with elsewhere() as device:
         ...     layer = torch.nn.Linear(3, 2).to(device)
         ...     layer(torch.ones(1, 3, device=device)).sum().backward()
-        ...     layer.weight.grad.device == device
         ...     layer(torch.ones(1, 3))
         Traceback (most recent call last):
         RuntimeError: aten.addmm.default meets a tensor of (1, 3) on the CPU. Bring it to the device of the others.
@@ -54,9 +53,9 @@ def elsewhere() -> Iterator[torch.device]:
         yield ELSEWHERE
 
 
-Operation = Callable[..., Any]
-Arguments = tuple[Any, ...]
-Named = dict[str, Any]
+_Operation = Callable[..., Any]
+_Arguments = tuple[Any, ...]
+_Named = dict[str, Any]
 
 
 class _Elsewhere(Tensor):
@@ -94,7 +93,7 @@ class _Elsewhere(Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Operation, _: object, args: Arguments = (), kwargs: Named | None = None
+        cls, func: _Operation, _: object, args: _Arguments = (), kwargs: _Named | None = None
     ) -> object:
         return _run(func, args, kwargs or {})
 
@@ -103,7 +102,7 @@ class _Computing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every operation, so that those that make tensors make them where they are asked to."""
 
     def __torch_dispatch__(
-        self, func: Operation, _: object, args: Arguments = (), kwargs: Named | None = None
+        self, func: _Operation, _: object, args: _Arguments = (), kwargs: _Named | None = None
     ) -> object:
         return _run(func, args, kwargs or {})
 
@@ -112,7 +111,7 @@ class _Making(TorchFunctionMode):
     """What PyTorch puts on a device without an operation: new tensors, lists as indices, numbers that are assigned."""
 
     def __torch_function__(
-        self, func: Operation, _: object, args: Arguments = (), kwargs: Named | None = None
+        self, func: _Operation, _: object, args: _Arguments = (), kwargs: _Named | None = None
     ) -> object:
         kwargs = dict(kwargs or {})
         _check_generator(func, args, kwargs)
@@ -145,7 +144,7 @@ class _Generator(torch.Generator):
         return made
 
 
-def _run(func: Operation, args: Arguments, kwargs: Named) -> object:
+def _run(func: _Operation, args: _Arguments, kwargs: _Named) -> object:
     """Compute on the CPU what ``func`` asks of tensors of either device."""
     _check(func, args, kwargs)
     given = [item for item in tree_leaves((args, kwargs)) if isinstance(item, _Elsewhere)]
@@ -164,7 +163,7 @@ def _run(func: Operation, args: Arguments, kwargs: Named) -> object:
     return return_and_correct_aliasing(func, args, kwargs, found)  # type: ignore[no-untyped-call]
 
 
-def _check(func: Operation, args: Arguments, kwargs: Named) -> None:
+def _check(func: _Operation, args: _Arguments, kwargs: _Named) -> None:
     leaves = tree_leaves((args, kwargs))
     if func in _FROM_CPU_TOO or not any(isinstance(item, _Elsewhere) for item in leaves):
         return
@@ -177,7 +176,7 @@ def _check(func: Operation, args: Arguments, kwargs: Named) -> None:
         )
 
 
-def _check_generator(func: Operation, args: Arguments, kwargs: Named) -> None:
+def _check_generator(func: _Operation, args: _Arguments, kwargs: _Named) -> None:
     draws = kwargs.get("generator")
     goes = _is_elsewhere(kwargs.get("device")) or any(isinstance(item, _Elsewhere) for item in args)
     if goes and draws is not None and not _is_elsewhere(getattr(draws, "wanted", None)):
