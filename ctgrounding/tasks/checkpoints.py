@@ -11,6 +11,9 @@ from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
 from ctgrounding.errors import CheckpointError
 
 LAST = "last.ckpt"
+_HANDED_BACK = ".temp.ckpt"
+"""What Lightning calls the weights that ranks started by fork or spawn hand to the process that started them."""
+
 _EVERY = timedelta(minutes=15)
 
 
@@ -36,7 +39,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
         except UNREADABLE as error:
             raise unreadable(path, error, "Use another one, or fit again.") from error
-        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+        is_whole = isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint
+        if not is_whole and Path(path).name != _HANDED_BACK:
             raise CheckpointError(
                 f"{path} is no checkpoint of a fit, which holds the optimizer too. Weights alone are for "
                 "model.initial_weights, as .safetensors."
