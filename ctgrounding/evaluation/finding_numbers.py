@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
+from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Resampling, bounds
 from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.curves import curves
@@ -21,6 +22,16 @@ from ctgrounding.questions import Question
 
 Score = Literal["main", "global"]
 Area = Callable[..., Float64[np.ndarray, "r Q"]]
+
+
+def check_min_cases(min_cases: int) -> None:
+    """Refuse a least number of cases from which findings count that none needs to have.
+
+    Raises:
+        ConfigError: If it is below 1.
+    """
+    if min_cases < 1:
+        raise ConfigError(f"min_cases is {min_cases}, but a finding without cases has no number. Use 1 or more.")
 
 
 @dataclass(frozen=True)

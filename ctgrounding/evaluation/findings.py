@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
-from ctgrounding.errors import BatchError, ConfigError
+from ctgrounding.errors import BatchError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling
-from ctgrounding.evaluation.finding_numbers import FindingNumbers
+from ctgrounding.evaluation.finding_numbers import FindingNumbers, check_min_cases
 from ctgrounding.evaluation.prompts import Ensembles, about_organ, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.thresholds import Rule
@@ -66,8 +66,7 @@ class ZeroShotFindings(Evaluator):
         threshold_rule: Rule = "youden",
     ) -> None:
         super().__init__()
-        if min_cases < 1:
-            raise ConfigError(f"min_cases is {min_cases}, but a finding without cases has no number. Use 1 or more.")
+        check_min_cases(min_cases)
         self.threshold_rule: Rule = threshold_rule
         self.question_list, self.questions = questions, question_lists.load(questions)
         self.image_head, self.text_head = image_head, text_head

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding import questions as question_lists
-from ctgrounding.errors import BatchError, ConfigError
+from ctgrounding.errors import BatchError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import Cases
+from ctgrounding.evaluation.finding_numbers import check_min_cases
 from ctgrounding.evaluation.operating import OperatingPoint, Scored
 from ctgrounding.evaluation.prompts import Ensembles, about_organ, cosines
 from ctgrounding.evaluation.rows import Table, scan_keys
@@ -80,8 +81,7 @@ class OrganAbnormality(Evaluator):
         resampling: Resampling | None = None,
     ) -> None:
         super().__init__()
-        if min_cases < 1:
-            raise ConfigError(f"min_cases is {min_cases}, but a finding without cases has no number. Use 1 or more.")
+        check_min_cases(min_cases)
         self.question_list, self.questions = questions, question_lists.load(questions)
         self.image_head, self.text_head, self.label_set = image_head, text_head, label_set
         self.min_cases, self.threshold_rule = min_cases, threshold_rule

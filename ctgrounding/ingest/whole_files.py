@@ -12,7 +12,7 @@ from typing import IO, TextIO
 def whole_file(path: Path, mode: int = 0o666) -> Iterator[TextIO]:
     """Open a text file that takes its name, and the place of an older one, only when the block ends well.
 
-    What a killed process left of the same file is removed.
+    What a killed process left of the same file is removed, where locks tell that it was killed.
 
     Args:
         path: Name of the finished file.
@@ -27,6 +27,8 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[TextIO]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
         _remove_if_left(left)
+    with suppress(FileNotFoundError):
+        partial.unlink()
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
@@ -48,20 +50,17 @@ def hold(stream: IO[str] | IO[bytes], *, waits: bool = True) -> bool:
         waits: Whether to wait for another process that holds it.
 
     Returns:
-        Whether nobody else holds it; systems that know no such locks go without, so True.
+        Whether this process holds it now: not where another does, nor on systems that know no such locks.
     """
-    try:
+    with suppress(ImportError, OSError):
         import fcntl
 
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass
-    return True
+        return True
+    return False
 
 
 def _remove_if_left(partial: Path) -> None:
-    with suppress(FileNotFoundError), partial.open("rb") as stream:
+    with suppress(OSError), partial.open("rb") as stream:  # another user's, or gone by now
         if hold(stream, waits=False):
             partial.unlink()

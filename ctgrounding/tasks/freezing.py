@@ -33,7 +33,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     parameters = dict(model.named_parameters())
     frozen: dict[str, nn.Module] = {}
     for pattern in patterns:
-        expression = _compiled(pattern)
+        expression = compiled(pattern, "model.freeze")
         named = {name: module for name, module in modules.items() if expression.fullmatch(name)}
         single = [parameter for name, parameter in parameters.items() if expression.fullmatch(name)]
         if not named and not single:
@@ -75,11 +75,20 @@ def parameter_table(parts: Mapping[str, nn.Module]) -> str:
     )
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str, key: str) -> re.Pattern[str]:
+    """A regular expression on names of parameters.
+
+    Args:
+        pattern: As a configuration has it.
+        key: Where it has it, for the message.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"model.freeze has '{pattern}', which is no regular expression: {error}.") from error
+        raise ConfigError(f"{key} has '{pattern}', which is no regular expression: {error}.") from error
 
 
 def _names_nothing(pattern: str, names: Sequence[str]) -> str:

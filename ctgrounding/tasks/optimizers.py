@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ctgrounding.errors import ConfigError
+from ctgrounding.tasks.freezing import compiled
 
 
 class OptimizerRecipe(ABC):
@@ -85,7 +86,8 @@ class AdamWCosine(OptimizerRecipe):
                 f"AdamW needs weight_decay from 0 on and betas in [0, 1), but has {weight_decay} and {list(betas)}."
             )
         for key, patterns in (("lr_scale", lr_scale or {}), ("no_decay", no_decay)):
-            _check_patterns(key, patterns)
+            for pattern in patterns:
+                compiled(pattern, key)
         self._layer_decay = layer_decay
         for factor in layer_decay.values() if isinstance(layer_decay, dict) else (layer_decay,):
             if not 0 < factor <= 1:
@@ -159,11 +161,3 @@ class AdamWCosine(OptimizerRecipe):
 
     def _is_exempt(self, name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim < 2 or any(re.search(pattern, name) for pattern in self.no_decay)
-
-
-def _check_patterns(key: str, patterns: Iterable[str]) -> None:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{key} has '{pattern}', which is no regular expression: {error}.") from error

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -380,6 +381,16 @@ def test_what_a_killed_process_left_of_a_table_is_removed_and_what_another_write
     with whole_file(table) as whole:
         whole.write("again")
     assert [path.name for path in tmp_path.iterdir()] == [table.name]
+
+
+def test_without_locks_nobody_knows_whether_a_table_is_still_being_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError("no locks here")))
+    other = tmp_path / ".scans.csv.78.partial"
+    other.write_text("ha")
+    (tmp_path / f".scans.csv.{os.getpid()}.partial").write_text("of a process that had this number")
+    with whole_file(tmp_path / "scans.csv") as whole:
+        whole.write("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "scans.csv"]
 
 
 @pytest.mark.slow
