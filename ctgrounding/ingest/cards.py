@@ -47,7 +47,7 @@ class ScansTable:
         organs: Column of the path of the organ masks; empty if there are none.
         organs_pattern: Instead of ``organs``: a path with ``{column}`` in it.
         split: Column of the split; empty for the card's split rule.
-        parse: Column to regular expression; its named groups become further columns.
+        parse: Column to regular expression; its named groups become further columns, of names that none has yet.
     """
 
     table: str = MISSING

@@ -170,6 +170,10 @@ def _parsed(table: Table, patterns: Mapping[str, str]) -> Table:
             raise CardError(f"scans.parse.{column} is no regular expression: {error}.") from error
         if repeated := sorted({*compiled.groupindex} & {*added}):
             raise CardError(f"scans.parse.{column} names '{repeated[0]}', which another pattern names too. Rename one.")
+        if hidden := sorted({*compiled.groupindex} & {*table.columns}):
+            raise CardError(
+                f"scans.parse.{column} names '{hidden[0]}', a column that {table.name} has already. Rename the group."
+            )
         for value in table.column(column, "scans.parse"):
             match = compiled.fullmatch(value)
             if match is None:

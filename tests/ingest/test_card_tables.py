@@ -218,6 +218,16 @@ def test_a_pattern_of_files_that_is_none_is_named(tmp_path):
         scans_of(tmp_path, "labels: {{table: 'labels/**.csv'}}")
 
 
+def test_a_name_that_would_hide_a_column_is_refused(hospital, tmp_path):
+    fields = r"table: scans.csv, parse: {{path: '(?P<study_id>.)(?P<part>.*)'}}"
+    with pytest.raises(CardError, match=r"names 'study_id', a column that scans\.csv has already\. Rename the group\."):
+        scans_of(tmp_path, "", SCANS, fields)
+    hospital["table"](tmp_path / "more.csv", [{"scan_id": row["scan_id"], "part": "x"} for row in SCANS])
+    joined = fields.replace("study_id", "letter") + ", joins: [{{table: more.csv, key: scan_id}}]"
+    with pytest.raises(CardError, match=r"scans\.parse\.path names 'part'"):
+        scans_of(tmp_path, "", SCANS, joined)
+
+
 def test_a_name_that_two_patterns_parse_is_refused(tmp_path):
     fields = "table: scans.csv, parse: {{scan_id: '(?P<half>.)1', path: '(?P<half>.*)'}}"
     with pytest.raises(CardError, match=r"scans.parse.path names 'half', which another pattern names too"):
