@@ -29,6 +29,8 @@ class Cases:
         values: One row a case; NaN where it takes no part.
         labels: For ``auroc``: 1, 0, or -1 where unknown.
         has_mean: Whether the mean over columns is a number of its own.
+        items: What each case is among those of its scan, as a number: a snippet, an organ, a statement; None where a
+            scan is one case.
     """
 
     name: str
@@ -40,22 +42,24 @@ class Cases:
     values: Float64[np.ndarray, "n K"]
     labels: Int64[np.ndarray, "n K"] | None = None
     has_mean: bool = True
+    items: Int64[np.ndarray, "n"] | None = None
 
-    def identities(self) -> list[tuple[str, int]]:
-        """Scan and place within the scan of each case: the same case in another run has the same."""
-        seen: Counter[str] = Counter()
+    def identities(self) -> list[tuple[str, int, int]]:
+        """Scan, item and place among equals of each case: the same case in another run has the same."""
+        seen: Counter[tuple[str, int]] = Counter()
         found = []
-        for scan in self.scans:
-            found.append((scan, seen[scan]))
-            seen[scan] += 1
+        items = [0] * len(self.scans) if self.items is None else self.items.tolist()
+        for case in zip(self.scans, items, strict=True):
+            found.append((*case, seen[case]))
+            seen[case] += 1
         return found
 
     def take(self, rows: Sequence[int]) -> "Cases":
         """Some cases, in the order given."""
         index = np.asarray(rows, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[index]
-        scans = [self.scans[row] for row in rows]
-        return replace(self, scans=scans, patients=self.patients[index], values=self.values[index], labels=labels)
+        labels, items = (None if column is None else column[index] for column in (self.labels, self.items))
+        scans, patients = [self.scans[row] for row in rows], self.patients[index]
+        return replace(self, scans=scans, patients=patients, values=self.values[index], labels=labels, items=items)
 
     def statistic(self) -> Statistic:
         """The number of each column as a function of the cases' weights."""
@@ -76,6 +80,7 @@ class Cases:
             "values": [[None if np.isnan(value) else value for value in row] for row in self.values.tolist()],
             "labels": None if self.labels is None else self.labels.tolist(),
             "has_mean": self.has_mean,
+            "items": None if self.items is None else self.items.tolist(),
         }
 
     @classmethod
@@ -86,7 +91,9 @@ class Cases:
         labels = None if values["labels"] is None else np.array(values["labels"], dtype=np.int64).reshape(shape)
         patients = np.array(values["patients"], dtype=np.int64)
         head = (values["name"], values["kind"], values["lower_is_better"], list(values["scans"]), patients)
-        return cls(*head, list(values["columns"]), rows, labels, values.get("has_mean", True))
+        given = values.get("items")
+        items = None if given is None else np.array(given, dtype=np.int64)
+        return cls(*head, list(values["columns"]), rows, labels, values.get("has_mean", True), items)
 
 
 def mean_cases(
@@ -97,8 +104,9 @@ def mean_cases(
     *,
     lower_is_better: bool = False,
     has_mean: bool = True,
+    items: Int64[np.ndarray, "n"] | None = None,
 ) -> dict[str, Any]:
-    """Cases of means as JSON values, one for each row of a table with a column ``patient``."""
+    """Cases of means as JSON values, one for each row of a table with a column ``patient``; see :class:`Cases`."""
     patients = table.array("patient")
-    cases = Cases(name, "mean", lower_is_better, table.keys, patients, list(columns), values, None, has_mean)
+    cases = Cases(name, "mean", lower_is_better, table.keys, patients, list(columns), values, None, has_mean, items)
     return cases.to_json()

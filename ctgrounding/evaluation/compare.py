@@ -133,6 +133,13 @@ def _cases_of(results: RunResults) -> dict[str, Cases]:
 
 def _paired(first: Cases, second: Cases, notes: list[str]) -> tuple[Cases, Cases] | None:
     """Both runs' cases in one order, common columns only; None where there are none."""
+    if first.items is None or second.items is None:
+        first, second = replace(first, items=None), replace(second, items=None)
+        if any(len(set(cases.scans)) < len(cases.scans) for cases in (first, second)):
+            notes.append(
+                f"{first.name}: cases are paired by their place in the scan, since a run tested by an older version "
+                "does not say what they are of. Test both again if their data.supervision or reports differ."
+            )
     rows = {identity: row for row, identity in enumerate(second.identities())}
     common = [(row, rows[identity]) for row, identity in enumerate(first.identities()) if identity in rows]
     columns = [name for name in first.columns if name in second.columns]

@@ -147,6 +147,7 @@ class SnippetDepth(Evaluator):
             random_error_mm=torch.from_numpy(snippets.random_error_mm()),
             low_mm=torch.from_numpy(low[snippets.scan]),
             high_mm=torch.from_numpy(high[snippets.scan]),
+            item=snippets.items,
             organ=batch["snippet_organ"],
             size_mm=batch["snippet_size_mm"],
             patient=batch["patient"].cpu()[torch.from_numpy(snippets.scan)],
@@ -228,18 +229,19 @@ class SnippetDepth(Evaluator):
             "fraction": np.round(fraction_of_scan(table), 4).tolist(),
             "strata": strata(table, errors, self._names),
             "examples": examples,
-            "cases": [
-                mean_cases("snippet_localization/mae_mm", table, [""], errors["model"][:, None], lower_is_better=True),
-                self._by_group(table, errors["model"]),
-            ],
+            "cases": [self._overall(table, errors["model"]), self._by_group(table, errors["model"])],
         }
+
+    def _overall(self, table: Table, errors: NDArray[np.float64]) -> dict[str, Any]:
+        name, items = "snippet_localization/mae_mm", table.array("item")
+        return mean_cases(name, table, [""], errors[:, None], lower_is_better=True, items=items)
 
     def _by_group(self, table: Table, errors: NDArray[np.float64]) -> dict[str, Any]:
         """The model's errors with a column for each group, NaN where a snippet is not in it."""
         chosen = groups(table, self._names)
         values = np.stack([np.where(is_in, errors, np.nan) for is_in in chosen.values()], axis=1)
-        name = "snippet_localization/mae_mm of"
-        return mean_cases(name, table, list(chosen), values, lower_is_better=True, has_mean=False)
+        name, items = "snippet_localization/mae_mm of", table.array("item")
+        return mean_cases(name, table, list(chosen), values, lower_is_better=True, has_mean=False, items=items)
 
     def _rows(self) -> Table:
         return self.selection.of(self.rows.table())

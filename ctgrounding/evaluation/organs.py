@@ -124,7 +124,7 @@ class OrganRecognition(Evaluator):
 
     def _cases(self, table: Table) -> list[dict[str, Any]]:
         hits = self._ranked(table)[1].hits(1).numpy()[:, None]
-        return [mean_cases("organ_recognition/top1", table, [""], hits)]
+        return [mean_cases("organ_recognition/top1", table, [""], hits, items=table.array("organ"))]
 
     def _class_rows(self, table: Table) -> list[dict[str, Any]]:
         candidates, ranks = self._ranked(table)

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ctgrounding import label_sets
 from ctgrounding.errors import BatchError
@@ -13,6 +15,7 @@ from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import mean_cases
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.functional.bootstrap import weighted_means
+from ctgrounding.functional.prompts import text_keys
 from ctgrounding.functional.ranks import Ranks
 from ctgrounding.types import Batch, Encoded
 
@@ -88,8 +91,16 @@ class OrganPointing(Evaluator):
             own=numbers[:, 2],
             candidates=numbers[:, 3],
             organ=numbers[:, 4],
+            item=self._items(batch),
             abnormal=torch.tensor(abnormal, dtype=torch.bool),
             patient=batch["patient"].cpu()[scans],
+        )
+
+    def _items(self, batch: Batch) -> Int64[Tensor, "R"]:
+        """What each statement is among those of its scan: a number of its text and of the organs it speaks of."""
+        return text_keys(
+            f"{batch['texts'][int(batch['organ_text'][first])]} {sorted(owners)}"
+            for (_, first), owners in self._statements(batch).items()
         )
 
     def _statements(self, batch: Batch) -> dict[tuple[int, int], list[int]]:
@@ -151,8 +162,11 @@ class OrganPointing(Evaluator):
                 }
                 for label in sorted(set(organ.tolist()))
             ],
-            "cases": [mean_cases(f"{_PREFIX}/top1", table, [""], hits[:, None])] if len(table) else [],
+            "cases": self._cases(table, hits) if len(table) else [],
         }
+
+    def _cases(self, table: Table, hits: NDArray[np.float64]) -> list[dict[str, Any]]:
+        return [mean_cases(f"{_PREFIX}/top1", table, [""], hits[:, None], items=table.array("item"))]
 
     def _visible(self) -> Table:
         table = self.rows.table()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ctgrounding.errors import BatchError
 from ctgrounding.evaluation.rows import scan_keys
+from ctgrounding.functional.prompts import text_keys
 from ctgrounding.types import Batch, Encoded
 
 
@@ -20,6 +21,7 @@ class BatchSnippets:
         target_mm: Middle of each snippet's depth interval.
         middle_mm: Middle of each snippet's scan.
         inside: Whether the target lies in the scan's real bins.
+        items: What each snippet is among those of its scan: a number of its text and its interval in tenths of a mm.
     """
 
     def __init__(self, encoded: Encoded, batch: Batch) -> None:
@@ -31,6 +33,10 @@ class BatchSnippets:
         self.keys = [names[scan] for scan in self.scan]
         self.target_mm: NDArray[np.float64] = batch["snippet_depth_mm"].double().cpu().numpy().mean(1)
         self.text = batch["snippet_text"]
+        self.items = text_keys(
+            f"{batch['texts'][row]} {low:.1f} {high:.1f}"
+            for row, (low, high) in zip(self.text.tolist(), batch["snippet_depth_mm"].tolist(), strict=True)
+        )
         self.middle_mm = np.array([_middle(self.bins_mm[scan]) for scan in self.scan], dtype=np.float64)
         self.inside = np.array(
             [_holds(self.bins_mm[scan], target) for scan, target in zip(self.scan, self.target_mm, strict=True)],

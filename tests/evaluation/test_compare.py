@@ -1,15 +1,16 @@
 """Paired comparison of two runs, and the leak check."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from evaluated_world import Snippet, batch_of, random_scans, vector
+from evaluated_world import Snippet, Statement, batch_of, random_scans, vector
 from sklearn.metrics import roc_auc_score
 
 from ctgrounding.errors import ConfigError
-from ctgrounding.evaluation import ReportRetrieval, Resampling, SnippetDepth
+from ctgrounding.evaluation import OrganPointing, OrganRecognition, ReportRetrieval, Resampling, SnippetDepth
 from ctgrounding.evaluation.cases import Cases
 from ctgrounding.evaluation.compare import compare, holm
 from ctgrounding.evaluation.leaks import Identity, find_leaks
@@ -152,7 +153,12 @@ def test_cases_survive_json():
     )
     again = Cases.from_json(json.loads(json.dumps(cases.to_json())))
     assert again.patients.tolist() == [2**62, 1]
-    assert again.identities() == [("x", 0), ("x", 1)]
+    assert again.identities() == [("x", 0, 0), ("x", 0, 1)]
+    marked = replace(cases, items=np.array([2**62, 5]))
+    assert Cases.from_json(json.loads(json.dumps(marked.to_json()))).identities() == [("x", 2**62, 0), ("x", 5, 0)]
+    assert marked.take([1]).identities() == [("x", 5, 0)]
+    before = {key: value for key, value in marked.to_json().items() if key != "items"}  # of an older version
+    assert Cases.from_json(before).items is None
     np.testing.assert_array_equal(again.values, cases.values)
     np.testing.assert_array_equal(again.labels, cases.labels)
 
@@ -196,6 +202,52 @@ def test_where_localization_differs_is_said_by_group(tmp_path):
     (overall,) = [item for item in found.differences if item.name == "snippet_localization/mae_mm"]
     assert single["All snippets"].difference == pytest.approx(overall.difference)
     assert single["Spleen"].difference < overall.difference < 0
+
+
+def with_other_words(scan):
+    """The scan as another mining reads its report: a snippet and a statement more in front, the rest turned round."""
+    more, said = Snippet("other", (scan.low_mm + 3.0, scan.low_mm + 9.0)), Statement("other", 1)
+    return replace(scan, snippets=(more, *scan.snippets[::-1]), statements=(said, *scan.statements[::-1]))
+
+
+def with_less_visible(scan):
+    """The scan as an evaluation with another ``min_visible`` sees it: without one of its organs."""
+    left_out = 1 + int(scan.name[4:]) % 5
+    return replace(scan, organs={label: rows for label, rows in scan.organs.items() if label != left_out})
+
+
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [(SnippetDepth, with_other_words), (OrganPointing, with_other_words), (OrganRecognition, with_less_visible)],
+)
+def test_only_the_same_snippets_statements_and_organs_are_paired(tmp_path, make, changed):
+    """The model is the same, so that every difference would be one of cases that are not the same."""
+    scans = [
+        replace(scan, organs={label: vector(f"{label} {scan.name}") for label in range(1, 6)})
+        for scan in random_scans(24, questions=0)
+    ]
+    for name, shown in (("a", scans), ("b", [changed(scan) for scan in scans])):
+        evaluator = make(resampling=DRAWS)
+        evaluator.update(*batch_of(shown, evaluator.fixed_texts()))
+        evaluated({"any": evaluator}).write(tmp_path / name)
+    found = compare(tmp_path / "a", tmp_path / "b", DRAWS)
+    assert all((item.difference, item.low, item.high) == (0.0, 0.0, 0.0) for item in found.differences)
+    assert max(item.cases for item in found.differences) > 20
+    assert any("cases were evaluated in one run only and are left out" in note for note in found.notes)
+    assert not any("paired by their place" in note for note in found.notes)
+
+
+def test_runs_of_an_older_version_are_paired_by_place_and_that_is_said(tmp_path):
+    scans = ["x", "x", "y"]
+    old = errors([1.0, 2.0, 3.0], scans=scans)
+    new = replace(errors([1.0, 2.0, 3.0], scans=scans), items=np.array([7, 8, 9]))
+    single = replace(errors([1.0, 2.0], scans=["x", "y"], name="single"), items=None)
+    folders = [write(tmp_path / name, item, single) for name, item in (("old", old), ("new", new))]
+    for pair in (folders, folders[::-1], [folders[0], folders[0]]):
+        found = compare(*pair, DRAWS)
+        assert [item.difference for item in found.differences] == [0.0, 0.0]
+        (note,) = found.notes
+        assert "mae_mm: cases are paired by their place in the scan, since a run tested by an older version" in note
 
 
 def test_holm_by_hand():
