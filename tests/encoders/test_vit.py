@@ -104,6 +104,8 @@ def test_refusals():
             make_vit(**{name: least - 1})
     with pytest.raises(ConfigError, match="at least 6 channels"):
         make_vit(heads=6)
+    with pytest.raises(ConfigError, match=r"wavelengths_mm of ViT is \[30\.0, 300\.0\], but with a table no position"):
+        make_vit(table=(4, 3, 3), wavelengths_mm=(30.0, 300.0))
     with pytest.raises(ConfigError, match="three positive numbers"):
         make_vit(spacing_mm=(3, 0, 1))
     with pytest.raises(BatchError, match=r"must be parts of volumes|parts of volumes of shape \(12, 16, 20\)"):

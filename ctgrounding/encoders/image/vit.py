@@ -70,7 +70,7 @@ class ViT(ImageEncoder):
         layer_scale: Initial value of a learned gain on each branch, None for none.
         patch_keep: Share of a slice's cells that a training step keeps, in (0, 1].
         checkpoint_every: Recompute every so many-th block in backward to save memory; 0 for none.
-        wavelengths_mm: Shortest and longest wavelength of the rotary positions.
+        wavelengths_mm: Shortest and longest wavelength of the rotary positions; with ``table`` there are none.
         table: Cells along ``D H W`` of a table of positions instead of rotary ones.
         norm_eps: Added to the variance by every norm.
         windows: Low and high end of each HU window.
@@ -111,6 +111,11 @@ class ViT(ImageEncoder):
         )
         if not 0 < patch_keep <= 1:
             raise ConfigError(f"patch_keep is a share in (0, 1], but is {patch_keep}.")
+        if table is not None and tuple(wavelengths_mm) != DEFAULT_WAVELENGTHS_MM:
+            raise ConfigError(
+                f"wavelengths_mm of ViT is {list(wavelengths_mm)}, but with a table no position is rotary. "
+                "Remove one of the two."
+            )
         check_counts("ViT", scan_every=scan_every)
         check_counts("ViT", least=0, depth=depth, checkpoint_every=checkpoint_every)
         self.patch_keep = patch_keep
