@@ -68,7 +68,7 @@ class ShardDataModule(LightningDataModule):
             to choose a model on.
         train_fraction: Share of the training patients (without those of ``dev``) that are trained on, at least one;
             more of them with a larger share, never others.
-        train_fraction_seed: Which patients those are.
+        train_fraction_seed: Which patients those are; a fit on all of them warns that it chooses nothing.
         train_split: Split to train on.
         val_split: Split to validate on.
         test_split: Split to test on.
@@ -213,6 +213,8 @@ class ShardDataModule(LightningDataModule):
                 f"No scan of data.shards is in split {self._splits.of_stage(shown)}, which '{stage}' shows. Set "
                 f"data.{shown}_split, or check the shards with 'ctgrounding inspect'."
             )
+        if stage == "fit" and self._splits.has_idle_seed:
+            _log.warning("data.train_fraction_seed chooses nothing: data.train_fraction is 1, so all are trained on.")
         facts.check_sections(self.index, self._training.report_text.sections)
         _log.info("%d scans, %d label columns", len(self.index), len(self.label_names))
 

@@ -55,6 +55,11 @@ class Splits:
                 "Remove one of the two."
             )
 
+    @property
+    def has_idle_seed(self) -> bool:
+        """Whether a seed is given for a share, and all training patients are taken."""
+        return self.train_fraction_seed != 0 and self.train_fraction == 1
+
     def of_stage(self, stage: Stage) -> SplitName:
         """Name of the split that a stage shows."""
         return {"train": self.train, "val": self.val, "test": self.test, "predict": self.predict}[stage]

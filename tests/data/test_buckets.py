@@ -216,6 +216,18 @@ def test_fractions_leave_other_splits_alone(folder, tokenizer):
     )
 
 
+def test_a_seed_that_chooses_nothing_is_said(folder, tokenizer, caplog):
+    """No refusal: a curve over shares ends at 1 with the seed of the others."""
+    whole = patients(folder, tokenizer, train_fraction_seed=3)
+    assert whole == patients(folder, tokenizer)
+    assert [item.getMessage() for item in caplog.records if item.levelname == "WARNING"] == [
+        "data.train_fraction_seed chooses nothing: data.train_fraction is 1, so all are trained on."
+    ]
+    caplog.clear()
+    patients(folder, tokenizer, train_fraction=0.5, train_fraction_seed=3)
+    assert not [item for item in caplog.records if item.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
