@@ -22,7 +22,10 @@ class Resampling:
         resamples: Number of draws.
         level: Chance in (0, 1) that the interval holds the value.
         method: ``percentile`` or ``bca``.
-        seed: Of the draws; runs compared with each other need the same.
+        seed: Of the draws, from 0 on; runs compared with each other need the same.
+
+    Raises:
+        ConfigError: If the number of resamples, the level, the method or the seed is none.
     """
 
     resamples: int = 1000
@@ -30,12 +33,18 @@ class Resampling:
     method: Method = "percentile"
     seed: int = 0
 
-    def interval(self, statistic: Statistic, patients: Shaped[np.ndarray, "n"]) -> Interval:
-        """Estimate and bounds of a statistic of rows that belong to ``patients``.
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise ConfigError(f"resamples is {self.resamples}, but must be at least 1; 1000 make good intervals.")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"level is {self.level}, but a chance lies between 0 and 1. Use 0.95, for example.")
+        if self.method not in ("percentile", "bca"):
+            raise ConfigError(f"method is '{self.method}', but an interval is 'percentile' or 'bca'.")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, but must be a number from 0 on.")
 
-        Raises:
-            ConfigError: If the number of resamples, the level or the method is none.
-        """
+    def interval(self, statistic: Statistic, patients: Shaped[np.ndarray, "n"]) -> Interval:
+        """Estimate and bounds of a statistic of rows that belong to ``patients``."""
         draws = draw_clusters(patients, self.resamples, self.seed)
         return Bootstrap(statistic, draws).interval(self.level, self.method)
 

@@ -1,5 +1,6 @@
 """At which depth of this scan does the sentence's finding lie? Errors in mm, beside what needs no model."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -59,7 +60,8 @@ class SnippetDepth(Evaluator):
         selection: Which scans take part.
 
     Raises:
-        ConfigError: If the temperature is not positive or the label set does not exist.
+        ConfigError: If the temperature is not a finite number above 0, ``examples`` is below 0, or the label set does
+            not exist.
 
     Examples:
         >>> SnippetDepth(image_head="local", text_head="local").compute()
@@ -97,10 +99,8 @@ class SnippetDepth(Evaluator):
     ) -> None:
         super().__init__()
         self.zero_shot_heads, self.selection = zero_shot_heads, selection or Selection()
-        if temperature <= 0:
-            raise ConfigError(
-                f"A temperature of {temperature} gives no probabilities. Use a positive one, such as 0.1."
-            )
+        if not 0 < temperature < math.inf:
+            raise ConfigError(f"temperature is {temperature}, but must be a finite number above 0, such as 0.1.")
         self.image_head, self.text_head, self.temperature = image_head, text_head, temperature
         self.label_set, self._names = label_set, label_sets.load(label_set)
         self.resampling = resampling or Resampling()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int16
 from numpy.typing import NDArray
 
 from ctgrounding import distributed
+from ctgrounding.errors import ConfigError
 from ctgrounding.types import Batch
 
 _LARGEST_SIDE = 320
@@ -25,9 +26,13 @@ class Examples:
     Args:
         count: How many scans to keep.
         seed: Another seed, other scans.
+
+    Raises:
+        ConfigError: If the count is below 0.
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:
+        check_examples(count)
         self.count, self.seed = count, seed
         self.reset()
 
@@ -65,6 +70,16 @@ class Examples:
 
     def _hash(self, name: str) -> str:
         return hashlib.sha256(f"{self.seed}/{name}".encode()).hexdigest()
+
+
+def check_examples(examples: int) -> None:
+    """Refuse a number of examples that there cannot be.
+
+    Raises:
+        ConfigError: If it is below 0.
+    """
+    if examples < 0:
+        raise ConfigError(f"examples is {examples}, but must be a number from 0 on; 0 shows none.")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class PooledRetrieval(Evaluator):
         selection: Which scans take part.
 
     Raises:
-        ConfigError: If a number is not positive.
+        ConfigError: If a number is not positive, or the seed below 0.
 
     Examples:
         >>> PooledRetrieval(pools=(32,)).compute()
@@ -63,6 +63,8 @@ class PooledRetrieval(Evaluator):
         super().__init__()
         if not pools or not k or min(*pools, *k, repeats) < 1:
             raise ConfigError(f"Pools of {tuple(pools)}, k = {tuple(k)} and {repeats} repeats must all be positive.")
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}, but must be a number from 0 on.")
         self.image_head, self.text_head = image_head, text_head
         self.pools, self.k, self.repeats, self.seed = tuple(pools), tuple(k), repeats, seed
         self.distinct_reports, self.selection = distinct_reports, selection or Selection()

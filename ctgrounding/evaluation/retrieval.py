@@ -11,6 +11,7 @@ from torch import Tensor
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.base import Evaluator, Reads, Resampling, bounds
 from ctgrounding.evaluation.cases import mean_cases
+from ctgrounding.evaluation.examples import check_examples
 from ctgrounding.evaluation.rows import Table, scan_keys
 from ctgrounding.evaluation.selection import Selection
 from ctgrounding.functional.bootstrap import weighted_means
@@ -46,7 +47,7 @@ class ReportRetrieval(Evaluator):
         selection: Which scans take part.
 
     Raises:
-        ConfigError: If a ``k`` is not positive, or a rule is not known.
+        ConfigError: If a ``k`` is not positive, ``examples`` is below 0, or a rule is not known.
 
     Examples:
         >>> evaluator = ReportRetrieval(image_head="main", text_head="main", k=(1, 5))
@@ -74,6 +75,7 @@ class ReportRetrieval(Evaluator):
             raise ConfigError(f"Recall at k = {tuple(k)} is not defined. Give numbers from 1 on.")
         if duplicates not in _DUPLICATES:
             raise ConfigError(f"Rule '{duplicates}' for duplicates is not known. Use one of {', '.join(_DUPLICATES)}.")
+        check_examples(examples)
         self.image_head, self.text_head = image_head, text_head
         self.k, self.duplicates, self.ties = tuple(k), duplicates, ties
         self.resampling = resampling or Resampling()

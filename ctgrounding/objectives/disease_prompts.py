@@ -1,5 +1,6 @@
 """Yes/no findings as sentence pairs in the shared space."""
 
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -35,8 +36,8 @@ class DiseasePrompts(Objective):
         logit: Logit scale.
         question_weights: Pattern of question names (``*`` and ``?``) to weight; the last that fits counts, 1
             where none does.
-        largest_positive_weight: Upper bound of ``negatives / positives``, the weight of a positive label. The
-            counts come from the training data by :meth:`set_label_counts`; before that it is 1.
+        largest_positive_weight: Upper bound of ``negatives / positives``, the weight of a positive label; ``inf`` for
+            none. The counts come from the training data by :meth:`set_label_counts`; before that it is 1.
 
     Raises:
         ConfigError: If a head, the readout ``global`` or a list does not exist, a pattern fits no question, a
@@ -168,7 +169,9 @@ def _question_weights(names: Sequence[str], weights: Mapping[str, float]) -> Ten
                 f"Pattern '{pattern}' of question_weights fits none of the {len(names)} questions, "
                 f"which begin with {', '.join(names[:3])}. Correct or remove it."
             )
-        if not weight >= 0:
-            raise ConfigError(f"question_weights gives '{pattern}' {weight}, but a weight is a number from 0 on.")
+        if not 0 <= weight < math.inf:
+            raise ConfigError(
+                f"question_weights gives '{pattern}' {weight}, but a weight is a finite number from 0 on."
+            )
         result[fitting] = weight
     return result

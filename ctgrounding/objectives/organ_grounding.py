@@ -1,5 +1,6 @@
 """Which sentence belongs to which organ."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -54,7 +55,8 @@ class OrganGrounding(Objective):
         diagnosis_weight: Factor of the term ``diagnosis``.
 
     Raises:
-        ConfigError: If a head, the readout ``organ``, the label set or the dictionary does not fit.
+        ConfigError: If a head, the readout ``organ``, the label set or the dictionary does not fit, or a number is out
+            of range.
 
     Examples:
         >>> from ctgrounding.testing.tiny import tiny_encoded_and_batch, with_fixed_texts
@@ -101,12 +103,15 @@ class OrganGrounding(Objective):
         super().__init__()
         check_heads(dims, image_head, text_head)
         check_readout(dims, "organ")
-        if not temperature > 0:
-            raise ConfigError(f"temperature is {temperature}, but must be above 0.")
+        if not 0 < temperature < math.inf:
+            raise ConfigError(f"temperature is {temperature}, but must be above 0 and finite.")
         if not 0 <= visible_fraction <= 1:
             raise ConfigError(f"visible_fraction is {visible_fraction}, but a share lies between 0 and 1.")
         if negatives < 0:
             raise ConfigError(f"negatives is {negatives}, but must be at least 0.")
+        for name, weight in (("anatomy_weight", anatomy_weight), ("diagnosis_weight", diagnosis_weight)):
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"{name} is {weight}, but a weight is a finite number from 0 on.")
         if unmentioned not in ("ignore", "normal") or (unmentioned == "normal" and normal_text is None):
             raise ConfigError(
                 f"unmentioned is '{unmentioned}', but must be ignore, or normal together with a normal_text."

@@ -1,5 +1,6 @@
 """At which depth of its scan a snippet's finding lies."""
 
+import math
 from typing import ClassVar
 
 from ctgrounding.errors import ConfigError
@@ -31,7 +32,7 @@ class SnippetLocalization(Objective):
         target: ``renormalized`` or, as published, ``release``.
 
     Raises:
-        ConfigError: If a head or the readout ``depth`` does not exist, or a number is not above 0.
+        ConfigError: If a head or the readout ``depth`` does not exist, or a number is not above 0 and finite.
 
     Examples:
         >>> from ctgrounding.testing.tiny import tiny_encoded_and_batch
@@ -57,8 +58,8 @@ class SnippetLocalization(Objective):
         check_heads(dims, image_head, text_head)
         check_readout(dims, "depth")
         for name, value in (("tau", tau), ("sigma_mm", sigma_mm)):
-            if not value > 0:
-                raise ConfigError(f"{name} is {value}, but must be above 0.")
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}, but must be above 0 and finite.")
         if target not in ("renormalized", "release"):
             raise ConfigError(f"Target '{target}' is not known. Use renormalized or release.")
         self.image_head, self.text_head = image_head, text_head

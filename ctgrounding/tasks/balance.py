@@ -1,5 +1,6 @@
 """From the terms of all objectives to one scalar, the same on any number of ranks."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ class LinearRamp(WeightSchedule):
         from_step: First step of the ramp.
         to_step: Last step of the ramp.
 
+    Raises:
+        ConfigError: If a weight is none, or the ramp ends before it begins.
+
     Examples:
         >>> LinearRamp(start=0.0, end=1.0, from_step=0, to_step=10).at(5)
         0.5
@@ -38,6 +42,9 @@ class LinearRamp(WeightSchedule):
     def __init__(self, start: float, end: float, from_step: int = 0, to_step: int = 1000) -> None:
         if to_step <= from_step:
             raise ConfigError(f"LinearRamp goes from step {from_step} to {to_step}; give a later to_step.")
+        for name, value in (("start", start), ("end", end)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} of LinearRamp is {value}, but a weight is a finite number from 0 on.")
         self.start, self.end, self.from_step, self.to_step = start, end, from_step, to_step
 
     def at(self, step: int) -> float:

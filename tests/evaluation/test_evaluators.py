@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -375,7 +376,7 @@ def test_bad_arguments_are_named():
         OrganRecognition(templates=["liver"])
     with pytest.raises(ConfigError, match="min_visible is 2"):
         OrganRecognition(min_visible=2)
-    with pytest.raises(ConfigError, match="temperature of 0"):
+    with pytest.raises(ConfigError, match="temperature is 0"):
         SnippetDepth(temperature=0)
 
 
@@ -393,3 +394,40 @@ def test_patients_not_scans_are_resampled():
     assert found[PREFIX + "mae_ci_low_mm"] == pytest.approx(1)
     assert found[PREFIX + "mae_ci_high_mm"] == pytest.approx(37)
     assert number("one") != number("two")
+
+
+EDGES = {int: (0, -1), float: (0.0, -1.0, math.nan, math.inf)}
+LEGAL = {
+    (Resampling, "seed"): [0],
+    (ReportRetrieval, "examples"): [0],
+    (PooledRetrieval, "seed"): [0],
+    (SnippetDepth, "examples"): [0],
+    (SnippetDepth, "seed"): [0, -1],  # it is hashed
+    (OrganRecognition, "min_visible"): [0.0],
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Resampling,
+        ReportRetrieval,
+        PooledRetrieval,
+        ScanRetrieval,
+        SnippetDepth,
+        OrganRecognition,
+        OrganPointing,
+        OrganAbnormality,
+        ZeroShotFindings,
+    ],
+)
+def test_each_number_at_the_edge_of_its_range_is_taken_or_named(kind, question_file):
+    make = partial(kind, question_file) if kind in (OrganAbnormality, ZeroShotFindings) else kind
+    for name, parameter in signature(kind).parameters.items():
+        for value in EDGES.get(parameter.annotation, ()):
+            if value in LEGAL.get((kind, name), ()):
+                make(**{name: value})
+                continue
+            with pytest.raises(ConfigError, match=name) as caught:
+                make(**{name: value})
+            assert str(value) in str(caught.value)

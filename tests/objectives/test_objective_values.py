@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -204,6 +205,7 @@ def test_an_unmentioned_organ_says_nothing_unless_asked_to():
         (partial(OrganGrounding, negatives=-1), "negatives is -1, but must be at least 0"),
         (partial(DiseasePrompts, questions="phantom", largest_positive_weight=0.0), "largest_positive_weight is 0"),
         (partial(DiseasePrompts, questions="phantom", question_weights={"*": -1.0}), r"gives '\*' -1\.0"),
+        (partial(DiseasePrompts, questions="phantom", question_weights={"*": math.inf}), r"gives '\*' inf"),
         (partial(SnippetLocalization, target="paper"), "Target 'paper'"),
         (partial(OrganGrounding, name_text="an organ"), "does not name the organ"),
         (partial(OrganGrounding, normal_text=None, unmentioned="normal"), "together with a normal_text"),
@@ -219,6 +221,27 @@ def test_an_unmentioned_organ_says_nothing_unless_asked_to():
 def test_settings_that_do_not_fit_are_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make(tiny_dims())
+
+
+EDGES = (0.0, -1.0, math.nan, math.inf)
+LEGAL = {
+    "largest_positive_weight": [math.inf],
+    "visible_fraction": [0.0],
+    "anatomy_weight": [0.0],
+    "diagnosis_weight": [0.0],
+}
+
+
+@pytest.mark.parametrize("kind", [GlobalContrastive, SnippetLocalization, OrganGrounding, DiseasePrompts])
+def test_each_number_at_the_edge_of_its_range_is_taken_or_named(kind):
+    make = partial(kind, tiny_dims(), **({"questions": "phantom"} if kind is DiseasePrompts else {}))
+    for name in (name for name, item in signature(kind).parameters.items() if item.annotation is float):
+        for value in EDGES:
+            if value in LEGAL.get(name, ()):
+                make(**{name: value})
+                continue
+            with pytest.raises(ConfigError, match=f"{name} is {value}, but"):
+                make(**{name: value})
 
 
 def test_heads_of_different_width_and_missing_readouts_are_named():

@@ -1,6 +1,7 @@
 """Weights, optimizer groups, texts, meters and recolouring of a step."""
 
 import csv
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +50,13 @@ class TestBalance:
         assert [LinearRamp(1.0, 3.0, 2, 4).at(step) for step in range(6)] == [1, 1, 1, 2, 3, 3]
         with pytest.raises(ConfigError, match="later to_step"):
             LinearRamp(0.0, 1.0, 5, 5)
+
+    @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+    def test_linear_ramp__weights_that_are_none(self, value) -> None:
+        with pytest.raises(ConfigError, match=f"end of LinearRamp is {value}"):
+            LinearRamp(1.0, value)
+        with pytest.raises(ConfigError, match=f"start of LinearRamp is {value}"):
+            LinearRamp(value, 1.0)
 
 
 class TestAdamWCosine:
