@@ -176,6 +176,27 @@ def test_headers_of_a_changed_folder_are_read_again(hospital, tmp_path):
     assert open_source(tmp_path).shape_ijk[2] == 4
 
 
+def test_headers_of_files_changed_in_their_place_are_read_again(hospital, tmp_path):
+    """Neither an overwritten file nor a new one in a folder within changes the folder's own time."""
+    hospital["dicom"](tmp_path / "a", stored_series(hospital)[:4], LPS[:4])
+    assert open_source(tmp_path).affine[2, 3] == 100
+    folder_ns = tmp_path.stat().st_mtime_ns, (tmp_path / "a").stat().st_mtime_ns
+    for path in (tmp_path / "a").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\\-30.0\\1", b"\\-30.0\\2"))
+    assert (tmp_path.stat().st_mtime_ns, (tmp_path / "a").stat().st_mtime_ns) == folder_ns
+    assert open_source(tmp_path).affine[2, 3] == 200
+    (tmp_path / "a" / "copy").write_bytes(path.read_bytes())
+    with pytest.raises(ScanError, match="repeat the position"):
+        open_source(tmp_path)
+
+
+def test_headers_that_have_not_changed_are_not_read_again(hospital, tmp_path, monkeypatch):
+    hospital["dicom"](tmp_path, stored_series(hospital), LPS)
+    expected = open_source(tmp_path)
+    monkeypatch.setattr("pydicom.dcmread", lambda *_, **__: pytest.fail("read again"))
+    assert open_source(tmp_path).slices == expected.slices
+
+
 def test_a_slice_without_pixels_of_its_own_size_is_refused(hospital, tmp_path):
     hospital["dicom"](tmp_path, stored_series(hospital), LPS)
     path = sorted(tmp_path.iterdir())[2]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -74,14 +75,27 @@ def read_headers(folder: Path) -> tuple[SliceHeader, ...]:
     Raises:
         ScanError: If there is no DICOM image, or a header cannot be read.
     """
-    return _read(folder, folder.stat().st_mtime_ns)
+    entries = sorted(entry for entry in folder.rglob("*") if entry.is_file()) if folder.is_dir() else [folder]
+    return _read(tuple(_State.of(entry) for entry in entries))
+
+
+class _State(NamedTuple):
+    """A file as it was found: one that is overwritten in its place leaves its folder's time as it was."""
+
+    path: Path
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_State":
+        seen = path.stat()
+        return cls(path, seen.st_size, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
-def _read(folder: Path, _changed_ns: int) -> tuple[SliceHeader, ...]:
+def _read(files: tuple[_State, ...]) -> tuple[SliceHeader, ...]:
     found: list[SliceHeader] = []
-    entries = sorted(entry for entry in folder.rglob("*") if entry.is_file()) if folder.is_dir() else [folder]
-    for path in entries:
+    for path, *_ in files:
         try:
             with path.open("rb") as stream:
                 tags = pydicom.dcmread(stream, stop_before_pixels=True)
