@@ -197,6 +197,36 @@ def test_headers_that_have_not_changed_are_not_read_again(hospital, tmp_path, mo
     assert open_source(tmp_path).slices == expected.slices
 
 
+@pytest.mark.parametrize(("written", "number"), [("2.0", 2), ("+2", 2), (" 2.00 ", 2), ("2e0", 2)])
+def test_whole_numbers_may_be_written_as_decimals(hospital, tmp_path, written, number):
+    hospital["dicom"](tmp_path, stored_series(hospital), LPS)
+    path = sorted(tmp_path.iterdir())[2]
+    image = int(pydicom.dcmread(path).InstanceNumber)
+    write_numbers(path, SeriesNumber=written, InstanceNumber=f"{image}.0")
+    source = open_source(tmp_path, number)
+    assert (source.series, sorted(source.slices)) == (number, [1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("written", ["2.5", "two", "inf", "nan"])
+def test_numbers_that_are_not_whole_are_named(hospital, tmp_path, written):
+    hospital["dicom"](tmp_path, stored_series(hospital), LPS)
+    write_numbers(sorted(tmp_path.iterdir())[2], InstanceNumber=written)
+    with pytest.raises(ScanError, match="header cannot be read"):
+        open_source(tmp_path)
+
+
+def write_numbers(path, **values):
+    """Writes integer strings as they are given, which pydicom would refuse."""
+    tags = pydicom.dcmread(path)
+    for keyword, value in values.items():
+        tag = pydicom.datadict.tag_for_keyword(keyword)
+        tags[keyword] = pydicom.dataelem.RawDataElement(
+            pydicom.tag.Tag(tag), "IS", len(value) + len(value) % 2, (value + " " * (len(value) % 2)).encode(),
+            0, False, True,
+        )  # fmt: skip
+    tags.save_as(path)
+
+
 def test_a_slice_without_pixels_of_its_own_size_is_refused(hospital, tmp_path):
     hospital["dicom"](tmp_path, stored_series(hospital), LPS)
     path = sorted(tmp_path.iterdir())[2]

@@ -124,9 +124,7 @@ def _one(path: Path, tags: Dataset, pixels_at: int) -> SliceHeader:
     """What places a slice. Values are taken raw, since pydicom's own conversion costs more than reading them."""
 
     def text(keyword: str) -> str:
-        element = tags.get_item(keyword)
-        value = b"" if element is None else element.value
-        return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else str(value or "")
+        return _text(tags, keyword)
 
     def texts(keyword: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in text(keyword).split("\\")) if text(keyword) else ()
@@ -135,8 +133,8 @@ def _one(path: Path, tags: Dataset, pixels_at: int) -> SliceHeader:
         path=path,
         frame_index=None,
         uid=text("SeriesInstanceUID"),
-        series=int(text("SeriesNumber")) if text("SeriesNumber") else None,
-        image=int(text("InstanceNumber")) if text("InstanceNumber") else None,
+        series=_number(tags, "SeriesNumber"),
+        image=_number(tags, "InstanceNumber"),
         sop=text("SOPInstanceUID"),
         frame=text("FrameOfReferenceUID"),
         modality=text("Modality"),
@@ -167,7 +165,7 @@ def _frames(path: Path, tags: Dataset, pixels_at: int) -> Iterator[SliceHeader]:
             path=path,
             frame_index=index,
             uid=str(tags.get("SeriesInstanceUID", "")),
-            series=None if tags.get("SeriesNumber") is None else int(tags.SeriesNumber),
+            series=_number(tags, "SeriesNumber"),
             image=number,
             sop=f"{tags.get('SOPInstanceUID', '')}/{number}",
             frame=str(tags.get("FrameOfReferenceUID", "")),
@@ -195,6 +193,22 @@ def _group(own: Dataset, shared: Dataset, name: str) -> Dataset:
 
 def _numbers(group: Dataset, keyword: str) -> tuple[float, ...]:
     return tuple(map(float, group.get(keyword) or ()))
+
+
+def _text(tags: Dataset, keyword: str) -> str:
+    element = tags.get_item(keyword)
+    value = b"" if element is None else element.value
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace").strip(" \0")
+    return "" if value is None else str(value)
+
+
+def _number(tags: Dataset, keyword: str) -> int | None:
+    """An integer string; archives hold some that are written as decimals, such as ``2.0``."""
+    text = _text(tags, keyword)
+    if text and not float(text).is_integer():
+        raise ValueError(f"{keyword} is no whole number")
+    return int(float(text)) if text else None
 
 
 def _whole(tags: Dataset, keyword: str) -> int:
