@@ -14,7 +14,7 @@ from ctgrounding.encoders.image.segresnet import SegResNetEncoder
 from ctgrounding.encoders.image.slices import SlicesEncoder
 from ctgrounding.encoders.image.swin import SwinEncoder
 from ctgrounding.encoders.readouts import OrganReadout, ReadoutContext
-from ctgrounding.errors import ConfigError
+from ctgrounding.errors import BatchError, ConfigError
 
 
 def evened(encoder):
@@ -130,6 +130,31 @@ def test_every_valid_cell_of_a_strided_tower_is_that_of_its_slices(sides):
     torch.testing.assert_close(dense.map[0, :, 0], wanted)
 
 
+@pytest.mark.parametrize(
+    "tower", ["test_coatnet", "test_maxvit", "test_vit_relpos", "cait_xxs24_224", "hiera_tiny_224"]
+)
+def test_a_tower_of_one_image_size_sees_slices_in_air(tower):
+    """Its map is that of the filled slice, as far as the scan reaches, wherever the batch's padding lies."""
+    torch.manual_seed(0)
+    encoder = SlicesEncoder(tower, slices=1, slice_shape=(96, 128)).eval()
+    step = encoder.cell[1]
+    volume = torch.randint(-1000, 1000, (1, 1, 70, 90)).float()
+    batch = torch.full((1, 1, 70 + 2 * step, 96), 77.0)
+    batch[:, :, step : step + 70, :90] = volume
+    filled = torch.full((1, 96, 128), -1024.0)
+    filled[:, :70, :90] = volume[0]
+    with torch.no_grad():
+        whole = encoder.tower(encoder.windows(filled))
+        alone = encoder(volume, torch.tensor([[[0, 1], [0, 70], [0, 90]]]))
+        padded = encoder(batch, torch.tensor([[[0, 1], [step, step + 70], [0, 90]]]))
+    wanted = encoder.norm(whole[0].permute(1, 2, 0)).permute(2, 0, 1)
+    rows, columns = alone.map.shape[3:]
+    torch.testing.assert_close(alone.map[0, :, 0], wanted[:, :rows, :columns])
+    torch.testing.assert_close(padded.map[0, :, 0, 1 : 1 + rows, :columns], alone.map[0, :, 0])
+    with pytest.raises(BatchError, match=r"larger than the slice_shape \(96, 128\) of SlicesEncoder\. Set data\.crop"):
+        encoder(torch.zeros(1, 1, 97, 128), torch.tensor([[[0, 1], [0, 97], [0, 128]]]))
+
+
 def test_refusals():
     with pytest.raises(ConfigError, match=r"depths .* and stages 1 to 4, but is asked for 18 and 5"):
         ResNetEncoder(stage=5)
@@ -147,8 +172,18 @@ def test_refusals():
         SlicesEncoder("ViT-B-16", "open_clip", pretrained=True)
     with pytest.raises(ConfigError, match=r"weights of open_clip's 'ViT-B-16' cannot be had .* 'ownai' is not a known"):
         SlicesEncoder("ViT-B-16", "open_clip", pretrained="ownai")
-    with pytest.raises(ConfigError, match=r"'beit_.*no map of an image of 32 x 48 pixels \(Input height"):
-        SlicesEncoder("beit_base_patch16_224")
+    with pytest.raises(ConfigError, match=r"'cait_.*no map of an image of 32 x 48 pixels \(Input .* \[224, 224\], for"):
+        SlicesEncoder("cait_xxs24_224")
+    with pytest.raises(
+        ConfigError, match=r"'convit_tiny' gives no map of an image of 96 x 64 .* but slice_shape is that"
+    ):
+        SlicesEncoder("convit_tiny", slice_shape=(96, 64))
+    with pytest.raises(ConfigError, match=r"no images of slice_shape \(96, 64\): Model only handles square inputs\.$"):
+        SlicesEncoder("nest_tiny", slice_shape=(96, 64))
+    with pytest.raises(ConfigError, match=r"slice_shape \(100, 96\) is not made of whole cells .* multiples of 16\."):
+        SlicesEncoder("test_vit", slice_shape=(100, 96))
+    with pytest.raises(ConfigError, match=r"makes \(4, 4\) cells of 192 x 192 pixels .* a ViT or ResNet\.$"):
+        SlicesEncoder("inception_v3", slice_shape=(192, 192))
     with pytest.raises(ConfigError, match=r"17 x 33 pixels .*, or set strided to false"):
         SlicesEncoder("test_vit", strided=True)
     with pytest.raises(ConfigError, match=r"OneCell gives \(1, 1, 1\) cells of \(4, 4, 4\) voxels"):

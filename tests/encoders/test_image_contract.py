@@ -64,11 +64,12 @@ def test_deeper_segresnet_keeps_the_contract():
         (lambda: MiTEncoder(widths=(12,), depths=(1,), heads=(1,), reductions=(2,), width=16), (12, 8, 8)),
         (lambda: SwinEncoder(width=12, stage=1, window=2), (4, 4, 4)),
         (lambda: SlicesEncoder("test_vit", slices=2), (3, 3, 3)),
+        (lambda: SlicesEncoder("test_vit_relpos", slices=2, slice_shape=(160, 160)), (3, 3, 3)),
         (lambda: SegResNetEncoder(filters=8, blocks=(1, 1), norm="fixed", final_norm=False), (12, 12, 12)),
         (lambda: ResNetEncoder(filters=8, stage=1, norm="group"), (17, 17, 17)),
         (lambda: ResNetEncoder(filters=8, stage=1, norm="instance"), (17, 17, 17)),
     ],
-    ids=["dynunet", "mit", "swin", "slices", "segresnet_fixed", "resnet_group", "resnet_instance"],
+    ids=["dynunet", "mit", "swin", "slices", "slices_in_air", "segresnet_fixed", "resnet_group", "resnet_instance"],
 )
 def test_encoders_of_other_libraries_keep_the_contract(make, cells):
     check_image_encoder(make, cells)

@@ -16,25 +16,31 @@ _TROUBLE = (RuntimeError, AssertionError, ValueError, TypeError, LookupError, At
 
 
 def make_tower(
-    library: Literal["timm", "open_clip"], name: str, pretrained: bool | str, channels: int, *, strided: bool
+    library: Literal["timm", "open_clip"],
+    name: str,
+    pretrained: bool | str,
+    channels: int,
+    image_shape: tuple[int, int] | None,
+    *,
+    strided: bool,
 ) -> "Tower":
-    """A tower by name, tried on an image of another size than its own; what lies behind its map is frozen.
+    """A tower by name, tried on an image; what lies behind its map is frozen.
 
     Args:
         library: Where it comes from.
         name: Its architecture.
         pretrained: Whether to fetch weights, and for open_clip which.
         channels: Channels of an image.
-        strided: Whether images end at the first pixel of a cell, instead of at its last.
+        image_shape: Height and width of all images; null for images of any size.
+        strided: Whether images of any size end at the first pixel of a cell, instead of at its last.
 
     Raises:
-        ConfigError: If there is no such tower, it gives no map, it takes images of its own size only, or its weights
+        ConfigError: If there is no such tower, it gives no map, it does not take images of this size, or its weights
             cannot be had.
     """
-    made = (
-        _timm_tower(name, pretrained, channels) if library == "timm" else _open_clip_tower(name, pretrained, channels)
-    )
-    _settle(made, name, channels, made.stride - 1 if strided else 0)
+    make = _timm_tower if library == "timm" else _open_clip_tower
+    made = make(name, pretrained, channels, image_shape)
+    _settle(made, name, channels, image_shape, strided=strided)
     return made
 
 
@@ -44,11 +50,12 @@ class Tower(nn.Module):
     Args:
         width: Channels of the map.
         stride: Pixels of a cell along both axes.
+        own_shape: Height and width of the images that it was made for, if known.
     """
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, own_shape: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.width, self.stride = width, stride
+        self.width, self.stride, self.own_shape = width, stride, own_shape
 
 
 class TimmTower(Tower):
@@ -68,14 +75,15 @@ class TimmTower(Tower):
         about: Any = getattr(model, "feature_info", None)
         if not hasattr(model, "forward_intermediates") or not about:
             raise ConfigError(f"timm's '{name}' gives no map of its last stage. Use another, such as a ViT or ResNet.")
-        last = about[-1]
-        super().__init__(int(last["num_chs"]), int(last["reduction"]))
+        last, settings = about[-1], getattr(model, "pretrained_cfg", None) or {}
+        super().__init__(int(last["num_chs"]), int(last["reduction"]), settings.get("input_size", (None,))[1:] or None)
         self.model: Any = freeze_batch_norm_2d(model)
+        self.norm = True
 
     def forward(self, images: Float[Tensor, "n channels H W"]) -> Float[Tensor, "n C h w"]:
         """The last map."""
         maps: list[Tensor] = self.model.forward_intermediates(
-            images, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW"
+            images, indices=1, norm=self.norm, intermediates_only=True, output_fmt="NCHW"
         )
         return maps[-1]
 
@@ -112,24 +120,25 @@ class OpenClipTower(Tower):
         return torch.cat([table[:1], resized[0].flatten(1).t().to(table.dtype)])
 
 
-def _settle(tower: Tower, name: str, channels: int, less: int) -> None:
-    """Try a tower on an image of another size than its own, and freeze what lies behind its map: nothing trains it."""
-    advice = "Use another, such as a ViT or ResNet" + (", or set strided to false." if less else ".")
-    height, width = (cells * tower.stride - less for cells in (2, 3))
+def _settle(tower: Tower, name: str, channels: int, image_shape: tuple[int, int] | None, *, strided: bool) -> None:
+    """Try a tower on an image, and freeze what lies behind its map: nothing trains it."""
+    due = (2, 3) if image_shape is None else _cells(tower, name, image_shape)
+    height, width = image_shape or [cells * tower.stride - (tower.stride - 1 if strided else 0) for cells in due]
     modes = {part: part.training for part in tower.modules()}
     tower.eval()
     try:
         with torch.enable_grad():
-            cells = tower(torch.zeros(1, channels, height, width))
+            cells = _map_of(tower, torch.zeros(1, channels, height, width))
     except _TROUBLE as error:
+        wanted = "slices have any size" if image_shape is None else "slice_shape is that"
         raise ConfigError(
-            f"Tower '{name}' gives no map of an image of {height} x {width} pixels ({_first(error)}), but slices have "
-            f"any size. {advice}"
+            f"Tower '{name}' gives no map of an image of {height} x {width} pixels ({_first(error)}), but {wanted}. "
+            + _advice(tower.own_shape, image_shape, strided=strided)
         ) from error
-    if cells.shape[2:] != (2, 3):
+    if cells.shape[2:] != due:
         raise ConfigError(
-            f"Tower '{name}' makes {tuple(cells.shape[2:])} cells of {height} x {width} pixels where (2, 3) are due, "
-            f"so where they lie is not known. {advice}"
+            f"Tower '{name}' makes {tuple(cells.shape[2:])} cells of {height} x {width} pixels where {due} are due, "
+            f"so where they lie is not known. {_advice(None, image_shape, strided=strided)}"
         )
     for part, mode in modes.items():
         part.training = mode
@@ -137,6 +146,35 @@ def _settle(tower: Tower, name: str, channels: int, less: int) -> None:
     for parameter in tower.parameters():
         if parameter not in reached:
             parameter.requires_grad_(False)
+
+
+def _cells(tower: Tower, name: str, image_shape: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = (side // tower.stride for side in image_shape)
+    if min(rows, columns) < 1 or (rows * tower.stride, columns * tower.stride) != tuple(image_shape):
+        raise ConfigError(
+            f"slice_shape {tuple(image_shape)} is not made of whole cells of tower '{name}', which have "
+            f"{tower.stride} x {tower.stride} pixels. Use multiples of {tower.stride}."
+        )
+    return rows, columns
+
+
+def _map_of(tower: Tower, images: Float[Tensor, "n channels H W"]) -> Float[Tensor, "n C h w"]:
+    try:
+        return tower(images)  # type: ignore[no-any-return]
+    except AssertionError:  # Hiera's, where a norm of its map is asked for, which it has none of
+        if not isinstance(tower, TimmTower):
+            raise
+        tower.norm = False
+        return tower(images)  # type: ignore[no-any-return]
+
+
+def _advice(own_shape: Sequence[int] | None, image_shape: Sequence[int] | None, *, strided: bool) -> str:
+    ways = ["Use another, such as a ViT or ResNet"]
+    if own_shape and tuple(own_shape) != tuple(image_shape or ()):
+        ways.append(f"set slice_shape to {list(own_shape)}, for which it was made")
+    if strided and image_shape is None:
+        ways.append("set strided to false")
+    return ", or ".join(ways) + "."
 
 
 def _first(error: Exception) -> str:
@@ -155,7 +193,7 @@ def _parameters_of(result: Tensor) -> set[nn.Parameter]:
     return found
 
 
-def _timm_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
+def _timm_tower(name: str, pretrained: bool | str, channels: int, image_shape: tuple[int, int] | None) -> Tower:
     import timm
 
     if not timm.is_model(name):
@@ -167,11 +205,16 @@ def _timm_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
             "pretrained to true."
         )
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": channels}
+    sized = {"img_size": tuple(image_shape)} if image_shape else {"dynamic_img_size": True}
     with _weights_of(f"timm's '{name}'"):
         try:
-            model = timm.create_model(name, **options, dynamic_img_size=True)
+            model = timm.create_model(name, **options, **sized)
         except TypeError:  # only transformers have a table of positions to resize
             model = timm.create_model(name, **options)
+        except AssertionError as error:
+            raise ConfigError(
+                f"timm's '{name}' has no images of slice_shape {image_shape}: {_first(error)}."
+            ) from error
     return TimmTower(model, name)
 
 
@@ -179,6 +222,8 @@ def _timm_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
 def _weights_of(model: str) -> Iterator[None]:
     try:
         yield
+    except ConfigError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"The weights of {model} cannot be had ({type(error).__name__}: {error}). Fetch them where there is a "
@@ -186,7 +231,7 @@ def _weights_of(model: str) -> Iterator[None]:
         ) from error
 
 
-def _open_clip_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
+def _open_clip_tower(name: str, pretrained: bool | str, channels: int, image_shape: tuple[int, int] | None) -> Tower:
     import open_clip
 
     if name not in open_clip.list_models():
@@ -197,7 +242,7 @@ def _open_clip_tower(name: str, pretrained: bool | str, channels: int) -> Tower:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:4])
         raise ConfigError(f"open_clip's weights are named by a tag: set pretrained to one of {tags or 'none it has'}.")
     with _weights_of(f"open_clip's '{name}'"):
-        visual: Any = open_clip.create_model(name, pretrained=pretrained or None).visual
+        visual: Any = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_shape).visual
     if hasattr(visual, "trunk"):
         visual.trunk.reset_classifier(0)
         return TimmTower(visual.trunk, name)

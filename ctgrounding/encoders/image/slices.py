@@ -6,17 +6,20 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ctgrounding.encoders.image.counts import check_counts
 from ctgrounding.encoders.image.cropped import CroppedEncoder
 from ctgrounding.encoders.image.slice_towers import make_tower
-from ctgrounding.encoders.image.windows import DEFAULT_WINDOWS
+from ctgrounding.encoders.image.windows import AIR_HU, DEFAULT_WINDOWS
+from ctgrounding.errors import BatchError
 
 
 class SlicesEncoder(CroppedEncoder):
     """2.5D: any image tower of timm or open_clip, each slice an image whose channels are HU windows.
 
-    A tower's position table is brought to the size of the slices. Its batch norms, if any, become fixed: batch
+    A tower's position table is brought to the size of the slices. A tower that takes images of one size only, such as
+    BEiT, MaxViT or Hiera, gets it by ``slice_shape``. Its batch norms, if any, become fixed: batch
     statistics would make a scan's features depend on its neighbours. Pretrained towers were trained on
     photographs of other mean and variance than HU windows in [-1, 1]; fine-tune them.
 
@@ -31,13 +34,15 @@ class SlicesEncoder(CroppedEncoder):
         strided: Whether the tower is a stack of padded strided convolutions (``resnet18``, ``efficientnet_b0``),
             whose cells are centred at their first pixel, or cuts patches (ViT, ConvNeXt, Swin). Shortcuts that
             average pixels (``resnet50d``) lie half way between; it moves rows and columns, never depth bins.
+        slice_shape: Rows and columns that every slice is filled to with air at its ends; larger ones are refused. Null
+            leaves slices as they are.
         spacing_mm: Voxel size along ``D H W``.
         slices_per_pass: Most slices that go through the tower at a time.
         windows: Low and high end of each HU window.
         axial_mm: Size of a depth bin that is asked for; another one is refused.
 
     Raises:
-        ConfigError: If there is no such tower, it gives no map, it takes images of its own size only, or its weights
+        ConfigError: If there is no such tower, it gives no map, it does not take images of this size, or its weights
             cannot be had.
 
     Examples:
@@ -55,13 +60,14 @@ class SlicesEncoder(CroppedEncoder):
         slices: int = 4,
         pooling: Literal["mean", "max", "attention"] = "mean",
         strided: bool = False,
+        slice_shape: tuple[int, int] | None = None,
         spacing_mm: tuple[float, float, float] = (3.0, 1.5, 1.5),
         slices_per_pass: int = 64,
         windows: Sequence[tuple[float, float]] = DEFAULT_WINDOWS,
         axial_mm: float | None = None,
     ) -> None:
         check_counts("SlicesEncoder", slices=slices, slices_per_pass=slices_per_pass)
-        made = make_tower(library, tower, pretrained, len(windows), strided=strided)
+        made = make_tower(library, tower, pretrained, len(windows), slice_shape, strided=strided)
         cell = (slices, made.stride, made.stride)
         super().__init__(
             width=made.width,
@@ -72,13 +78,17 @@ class SlicesEncoder(CroppedEncoder):
             windows=windows,
             axial_mm=axial_mm,
         )
-        self.tower, self.pooling, self.slices_per_pass = made, pooling, slices_per_pass
+        self.tower, self.pooling, self.slices_per_pass, self.slice_shape = made, pooling, slices_per_pass, slice_shape
         self.norm = nn.LayerNorm(made.width)
         self.score = nn.Linear(made.width, 1) if pooling == "attention" else None
 
     def encode(self, volume_hu: Shaped[Tensor, "g D H W"]) -> Float[Tensor, "g d h w C"]:
-        """Maps of the slices, pooled over the slices of each bin."""
-        images = volume_hu.flatten(0, 1)
+        """Maps of the slices, pooled over the slices of each bin.
+
+        Raises:
+            BatchError: If slices are larger than ``slice_shape``.
+        """
+        images = self._filled(volume_hu.flatten(0, 1))
         maps = [self.tower(self.windows(part)) for part in torch.split(images, self.slices_per_pass)]
         cells = self.norm(torch.cat(maps).permute(0, 2, 3, 1))
         cells = cells.unflatten(0, (volume_hu.shape[0], -1, self.cell[0]))
@@ -86,3 +96,14 @@ class SlicesEncoder(CroppedEncoder):
             weight = self.score(cells).softmax(dim=2)
             return (cells * weight).sum(2)  # type: ignore[no-any-return]
         return cells.amax(2) if self.pooling == "max" else cells.mean(2)  # type: ignore[no-any-return]
+
+    def _filled(self, images: Shaped[Tensor, "n H W"]) -> Shaped[Tensor, "n H W"]:
+        if self.slice_shape is None:
+            return images
+        rows, columns = (whole - side for whole, side in zip(self.slice_shape, images.shape[1:], strict=True))
+        if min(rows, columns) < 0:
+            raise BatchError(
+                f"Slices of {tuple(images.shape[1:])} voxels, whole cells, are larger than the slice_shape "
+                f"{tuple(self.slice_shape)} of SlicesEncoder. Set data.crop.shape to no more, or slice_shape to more."
+            )
+        return functional.pad(images, (0, columns, 0, rows), value=AIR_HU)
