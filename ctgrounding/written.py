@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ctgrounding.errors import ConfigError
+from ctgrounding.mappings import from_yaml
 
 _FILE_OPTIONS = ("-c", "--config")
 _NULLS = ("null", "None", "~")
@@ -26,7 +27,7 @@ class Written:
         overrides: Dotted key to word, as on the command line.
 
     Raises:
-        ConfigError: If a file is missing, no YAML, or holds no settings.
+        ConfigError: If a file is missing, no YAML, has a key twice, or holds no settings.
 
     Examples:
         >>> Written(["fit", "--data.batch_size", "8"]).place_of("batch_size")
@@ -114,7 +115,7 @@ def _read(file: Path) -> dict[str, Any]:
             f"There is no config file '{file}'. 'ctgrounding configs copy' brings the ones that come along."
         )
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = from_yaml(file.read_text(encoding="utf-8"), str(file))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ctgrounding.errors import ConfigError
+from ctgrounding.mappings import from_json, from_yaml
 
 KNOWN = "known_findings"
 """Key of the file under which all findings stand that its maker saw."""
@@ -36,7 +37,7 @@ def read_dictionary(path: str | None, organs: Mapping[int, str]) -> list[Diction
         organs: Organs of the label set.
 
     Raises:
-        ConfigError: If the file is missing, no such table, or names an organ that the label set lacks.
+        ConfigError: If the file is missing, no such table, or names an organ twice or one that the label set lacks.
     """
     if path is None:
         return []
@@ -61,7 +62,7 @@ def _read_table(path: str) -> dict[str, list[Any]]:
         raise ConfigError(f"Abnormality dictionary '{path}' does not exist. Make one from training text, or use null.")
     try:
         text = Path(path).read_text(encoding="utf-8")
-        table = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        table = (from_json if path.endswith(".json") else from_yaml)(text, f"Abnormality dictionary '{path}'")
     except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"Abnormality dictionary '{path}' cannot be read: {error}.") from error
     if not isinstance(table, dict) or not all(isinstance(sentences, list) for sentences in table.values()):

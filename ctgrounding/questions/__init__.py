@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from ctgrounding import label_sets
+from ctgrounding import label_sets, mappings
 from ctgrounding.errors import ConfigError
 
 
@@ -51,7 +51,8 @@ def load(source: str) -> tuple[Question, ...]:
         source: A name of :func:`packaged` or the path of a file.
 
     Raises:
-        ConfigError: If there is no such list, or an entry is incomplete or names an unknown organ.
+        ConfigError: If there is no such list, two questions have one name, or an entry is incomplete or names an
+            unknown organ.
     """
     if source in packaged():
         text = files(__package__).joinpath(f"{source}.yaml").read_text(encoding="utf-8")
@@ -63,7 +64,7 @@ def load(source: str) -> tuple[Question, ...]:
             "Name one of those or a path."
         )
     try:
-        entries = yaml.safe_load(text)
+        entries = mappings.from_yaml(text, f"Question list '{source}'")
     except yaml.YAMLError as error:
         raise ConfigError(f"Question list '{source}' is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(entries, Mapping) or not entries:

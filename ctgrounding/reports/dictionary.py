@@ -18,6 +18,7 @@ import yaml
 
 from ctgrounding import label_sets
 from ctgrounding.errors import ReportError
+from ctgrounding.mappings import from_yaml
 from ctgrounding.reports.cleaning import without_comparison, without_sizes
 from ctgrounding.reports.entries import Finding
 from ctgrounding.reports.lexicon import lexicon, tokens_of
@@ -106,11 +107,15 @@ class Dictionary:
 
         Raises:
             ReportError: If it is no such file.
-            ConfigError: If it names an organ that does not exist.
+            ConfigError: If it names an organ twice, or one that does not exist.
         """
         if not path.is_file():
             raise ReportError(f"There is no dictionary '{path}'. Build one from training reports.")
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            table = from_yaml(path.read_text(encoding="utf-8"), f"Dictionary '{path}'")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ReportError(f"Dictionary '{path}' cannot be read as YAML: {reason}. Mend it.") from error
         if not isinstance(table, dict):
             raise ReportError(
                 f"Dictionary '{path}' is no table of organs. Write 'liver: [{{finding: ..., text: ...}}]'."

@@ -68,6 +68,12 @@ def test_nothing_is_drawn_where_a_finding_has_no_name(dictionary):
     assert dictionary.negatives("liver", [""], 5, random.Random(0)) == []
 
 
+def test_a_file_that_was_edited_wrongly_is_named(tmp_path):
+    (tmp_path / "own.yaml").write_text("liver: [{finding: cyst, text: ")
+    with pytest.raises(ReportError, match=r"own\.yaml' cannot be read as YAML: while parsing"):
+        Dictionary.load(tmp_path / "own.yaml")
+
+
 def test_saved_edited_and_loaded(dictionary, tmp_path):
     dictionary.save(tmp_path / "full.yaml")
     table = yaml.safe_load((tmp_path / "full.yaml").read_text(encoding="utf-8"))
