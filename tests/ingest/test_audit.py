@@ -1,5 +1,6 @@
 """How values become HU: every way that files are known to lie about it."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -225,6 +226,71 @@ def planned(path, **more):
 
 def rules(**audit):
     return Rules((5.0, 4.0, 4.0), "auto", "total_v2", AuditRule(**audit))
+
+
+PLACED = np.array([[-2.0, 0, 0, 31], [0, -2, 0, 35], [0, 0, 3, 100], [0, 0, 0, 1]])
+
+
+def nifti_of_two(path, values, sform, qform, codes=(1, 1), unit="mm"):
+    image = nib.Nifti1Image(values, None)
+    image.set_qform(qform, codes[1])
+    image.set_sform(sform, codes[0])
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    return path
+
+
+def moved(affine, *, by=(0, 0, 0), about_z_deg=0.0, shear=0.0):
+    turn, (c, s) = np.eye(4), (np.cos(np.radians(about_z_deg)), np.sin(np.radians(about_z_deg)))
+    turn[:2, :2] = (c, -s), (s, c)
+    turn[2, 1] = shear
+    turn[:3, 3] = by
+    return turn @ affine
+
+
+@pytest.mark.parametrize(
+    ("change", "off_mm"),
+    [
+        ({"by": (0, 0, 40)}, 40),
+        ({"by": (1.2, 0, -1.6)}, 2),
+        ({"about_z_deg": 180}, 2 * np.hypot(31, 35)),
+        ({"by": (0.3, 0.2, 0)}, None),
+        ({"about_z_deg": 0.01}, None),
+    ],
+)
+@pytest.mark.parametrize("unit", ["mm", "meter"])
+def test_a_nifti_whose_two_affines_differ_is_flagged_with_how_far(hu, tmp_path, change, off_mm, unit):
+    metres = np.diag([1e-3, 1e-3, 1e-3, 1]) if unit == "meter" else np.eye(4)
+    path = nifti_of_two(tmp_path / "ct.nii", hu, metres @ PLACED, metres @ moved(PLACED, **change), unit=unit)
+    scan = examine(planned(path), rules()).scan
+    np.testing.assert_allclose(scan.source.affine, PLACED, atol=1e-3)
+    said = {remark.kind: remark.reason for remark in scan.verdict.remarks}
+    assert set(said) == (set() if off_mm is None else {"two_places"})
+    if off_mm is not None:
+        assert f"differ by up to {off_mm:.1f} mm" in said["two_places"]
+        assert scan.verdict.to_json()["qform_off_mm"] == pytest.approx(off_mm, abs=0.1)
+        assert examine(planned(path), rules(quarantine=["two_places"])).refusal.kind == "two_places"
+
+
+def test_a_nifti_of_one_affine_or_of_a_shear_is_not_taken_for_one_of_two_places(hu, tmp_path):
+    elsewhere = moved(PLACED, by=(0, 0, 40))
+    for codes, affine in (((1, 0), PLACED), ((0, 1), elsewhere)):
+        scan = examine(planned(nifti_of_two(tmp_path / "ct.nii", hu, PLACED, elsewhere, codes)), rules()).scan
+        np.testing.assert_allclose(scan.source.affine, affine, atol=1e-3)
+        assert scan.verdict.flags == ()
+    tilted = moved(PLACED, shear=0.3)  # which no qform can say
+    assert examine(planned(nifti_of_two(tmp_path / "ct.nii", hu, tilted, tilted)), rules()).scan.verdict.flags == (
+        "tilt",
+    )
+
+
+def test_rounding_of_a_quaternion_is_no_second_place(hu, tmp_path):
+    wide = np.zeros((512, 512, 6), np.int16) - 1000
+    wide[100:400, 100:400] = 40
+    for about_z_deg in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10):
+        affine = moved(np.diag([-0.8, -0.8, 1.5, 1]), about_z_deg=about_z_deg, by=(200, 180, -900))
+        path = nifti_of_two(tmp_path / "ct.nii", wide, affine, affine)
+        assert "two_places" not in examine(planned(path), rules()).scan.verdict.flags
 
 
 def test_a_card_decides_what_flags_leave_out_and_how_few_slices_do(hu, hospital, tmp_path):

@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = {
     "no_air": Kind("no air in the field", "flag", "Look whether the brightness is right; air could not tell."),
     "mirrored": Kind("left and right exchanged", "flag", "Compare scan, mask and report; then quarantine it or not."),
     "lost_header": Kind("header looks lost", "flag", "Compare spacing and position with the DICOM files."),
+    "two_places": Kind("header says two places", "flag", "Compare place and sides with the DICOM files."),
     "odd_size": Kind("impossible size", "flag", "Compare the spacing with the DICOM files."),
     "copied_slices": Kind("slices copied", "flag", "Look whether the conversion repeated slices."),
     "cut_field": Kind("field of view cut", "flag", "Nothing, unless what lies outside matters to you."),

@@ -19,6 +19,8 @@ CUT_SHARE = 0.08
 PLANE_MM = (50.0, 800.0)
 """In-plane extents that a CT can have; gantries are 700 to 850 mm wide."""
 HEIGHT_MM = 2500.0
+QFORM_OFF_MM = 1.0
+"""What the quaternion of a qform may be off by, at a corner, for its numbers are short; 0.7 mm has been seen."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def _of_header(affine: Affine, facts: dict[str, Any]) -> Iterator[Remark]:
     if np.array_equal(np.abs(affine), np.eye(4)):
         yield Remark(
             "lost_header", "Spacing is exactly 1 x 1 x 1 mm and the origin 0, 0, 0: what a lost header leaves behind."
+        )
+    if facts.get("qform_off_mm", 0.0) > QFORM_OFF_MM:
+        yield Remark(
+            "two_places",
+            f"Its sform and its qform differ by up to {facts['qform_off_mm']:.1f} mm. The sform was taken.",
         )
     extents = np.array(facts["source_spacing_ijk_mm"]) * facts["source_shape_ijk"]
     height, plane = extents[facts["slice_axis"]], np.delete(extents, facts["slice_axis"])

@@ -3,6 +3,7 @@
 import math
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from isal import igzip, isal_zlib
 from jaxtyping import Shaped
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from ctgrounding.errors import ScanError
 from ctgrounding.ingest.readers.source import ArrayFile, Stored
@@ -69,6 +71,8 @@ def _values(path: Path, proxy: ArrayProxy) -> Shaped[np.ndarray, "..."]:
 def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
     """Read the header of a NIfTI file; one in metres or microns is brought to mm.
 
+    Where both sform and qform are there, the sform places the scan, and ``facts`` tells how far the qform is off.
+
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
         series: Series number that reports cite it by, if any.
@@ -96,6 +100,27 @@ def open_nifti(path: Path, series: int | None = None) -> NiftiSource:
             "are unknown. Convert the scan from its DICOM files again.",
             "no_header",
         )
-    affine[:3] *= _UNIT_MM.get(image.header.get_xyzt_units()[0], 1.0)
-    facts = {"reader": "nifti", "dtype": str(image.get_data_dtype()), "sform_qform": list(codes)}
+    unit_mm = _UNIT_MM.get(image.header.get_xyzt_units()[0], 1.0)
+    affine[:3] *= unit_mm
+    facts: dict[str, Any] = {"reader": "nifti", "dtype": str(image.get_data_dtype()), "sform_qform": list(codes)}
+    off_mm = _qform_off(image) * unit_mm if min(codes) > 0 else math.nan
+    if math.isfinite(off_mm):
+        facts["qform_off_mm"] = round(off_mm, 1)
     return NiftiSource(path, affine, (int(shape[0]), int(shape[1]), int(shape[2])), facts, series)
+
+
+def _qform_off(image: nib.Nifti1Image) -> float:
+    """How far the qform puts a corner voxel from where the sform does, in the header's unit.
+
+    A qform holds no shear, so it is compared with the qform that comes nearest to the sform. NaN where its quaternion
+    is none, so that it says nothing.
+    """
+    nearest = image.header.copy()
+    corners = product(*((0, size - 1) for size in image.shape[:3]))
+    with np.errstate(all="ignore"):
+        try:
+            nearest.set_qform(image.get_sform())
+            between = image.get_qform() - nearest.get_qform()
+        except (ValueError, HeaderDataError):
+            return math.nan
+        return max(float(np.linalg.norm(between[:3] @ [*corner, 1])) for corner in corners)
