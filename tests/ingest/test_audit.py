@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -291,6 +292,27 @@ def test_rounding_of_a_quaternion_is_no_second_place(hu, tmp_path):
         affine = moved(np.diag([-0.8, -0.8, 1.5, 1]), about_z_deg=about_z_deg, by=(200, 180, -900))
         path = nifti_of_two(tmp_path / "ct.nii", wide, affine, affine)
         assert "two_places" not in examine(planned(path), rules()).scan.verdict.flags
+
+
+@pytest.mark.parametrize("name", ["ct.mha", "ct.mhd"])
+def test_a_metaimage_that_names_other_axes_than_its_matrix_is_flagged(hu, tmp_path, name):
+    """ITK writes where axes come from (RAI), others where they go (LPS); of both it takes the matrix alone."""
+    sitk.WriteImage(sitk.GetImageFromArray(hu.T), str(tmp_path / "itk.mha"))
+    written = (tmp_path / "itk.mha").read_bytes().replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 2 2 3")
+    matrix = b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+    assert b"AnatomicalOrientation = RAI\n" in written
+    assert matrix in written
+    if name == "ct.mhd":
+        (tmp_path / "ct.raw").write_bytes(hu.T.tobytes())
+        written = written.partition(b"LOCAL")[0] + b"ct.raw\n"
+    for axes, is_flagged in ((b"RAI", False), (b"LPS", False), (b"???", False), (b"RAS", True), (b"ALI", True)):
+        for header in (written, written.replace(matrix, b"")):
+            (tmp_path / name).write_bytes(header.replace(b"= RAI", b"= " + axes))
+            scan = examine(planned(tmp_path / name), rules()).scan
+            assert scan.verdict.facts["orientation"] == "LPS"
+            reasons = {remark.kind: remark.reason for remark in scan.verdict.remarks}
+            assert ("two_places" in reasons) == is_flagged
+            assert not is_flagged or f"AnatomicalOrientation {axes.decode()}" in reasons["two_places"]
 
 
 def test_a_card_decides_what_flags_leave_out_and_how_few_slices_do(hu, hospital, tmp_path):

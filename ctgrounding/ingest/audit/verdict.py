@@ -21,6 +21,7 @@ PLANE_MM = (50.0, 800.0)
 HEIGHT_MM = 2500.0
 QFORM_OFF_MM = 1.0
 """What the quaternion of a qform may be off by, at a corner, for its numbers are short; 0.7 mm has been seen."""
+_OPPOSITE = str.maketrans("RLAPSI", "LRPAIS")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def _of_header(affine: Affine, facts: dict[str, Any]) -> Iterator[Remark]:
         yield Remark(
             "two_places",
             f"Its sform and its qform differ by up to {facts['qform_off_mm']:.1f} mm. The sform was taken.",
+        )
+    named = facts.get("anatomical_orientation", "")
+    if named and named not in (facts["orientation"], facts["orientation"].translate(_OPPOSITE)):
+        yield Remark(
+            "two_places",
+            f"Its AnatomicalOrientation {named} is neither where its axes go by its matrix, {facts['orientation']}, "
+            "nor where they come from. The matrix was taken.",
         )
     extents = np.array(facts["source_spacing_ijk_mm"]) * facts["source_shape_ijk"]
     height, plane = extents[facts["slice_axis"]], np.delete(extents, facts["slice_axis"])

@@ -15,6 +15,7 @@ from ctgrounding.ingest.readers.source import ArrayFile, Stored
 SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 """Spaces of NRRD that ITK understands; it takes all else, and nothing at all, for the first."""
 
+_AXES = re.compile(r"\s*AnatomicalOrientation\s*[=:]\s*([RLAPSI]{3})\s*$", re.IGNORECASE)
 _DATA_FILE = re.compile(r"\s*(?:ElementDataFile\s*[=:]|data ?file:(?!=))\s*(.*)", re.IGNORECASE)
 
 
@@ -32,6 +33,9 @@ class ItkSource(ArrayFile):
 
 def open_itk(path: Path, series: int | None = None) -> ItkSource:
     """Read the header of a NRRD or MetaImage file.
+
+    The matrix places it, in MetaImage the identity (LPS) where there is none; ``facts`` tells the axes that a MetaImage
+    header names beside it.
 
     Args:
         path: The file.
@@ -61,11 +65,24 @@ def open_itk(path: Path, series: int | None = None) -> ItkSource:
     lps[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
     lps[:3, 3] = reader.GetOrigin()
     shape = int(size[0]), int(size[1]), int(size[2])
-    return ItkSource(path, LPS_TO_RAS @ lps, shape, {"reader": "itk"}, series)
+    axes = "" if path.suffix.lower() == ".nrrd" else _named_axes(path)
+    facts = {"reader": "itk", "anatomical_orientation": axes} if axes else {"reader": "itk"}
+    return ItkSource(path, LPS_TO_RAS @ lps, shape, facts, series)
 
 
 def _space(reader: sitk.ImageFileReader) -> str:
     return str(reader.GetMetaData("NRRD_space")) if reader.HasMetaDataKey("NRRD_space") else ""
+
+
+def _named_axes(path: Path) -> str:
+    """The letters of a MetaImage header's AnatomicalOrientation, which ITK passes over; empty where it has none."""
+    with path.open("rb") as stream:
+        for line in (raw.decode("latin-1").rstrip() for raw in stream):
+            if found := _AXES.match(line):
+                return found[1].upper()
+            if _DATA_FILE.match(line):
+                break
+    return ""
 
 
 def _check_data_files(path: Path) -> None:
