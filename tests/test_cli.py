@@ -249,9 +249,15 @@ class TestRuns:
         cli.main(["fit", "--config", str(finished.parent / "config.yaml"), "--trainer.default_root_dir", str(tmp_path)])
         assert tiny_run.logged(tmp_path) == tiny_run.logged(finished.parent)
 
-    def test_results_say_which_split_was_tested(self, finished):
+    def test_results_of_another_split_stand_beside_those_of_the_test_split(self, refused, finished):
         cli.main(["test", "--config", str(finished), "--data.test_split", "val"])
-        assert json.loads((finished.parent / "results.json").read_text())["about"]["split"] == "val"
+        other = finished.parent / "splits" / "val"
+        assert json.loads((other / "results.json").read_text())["about"]["split"] == "val"
+        assert not (finished.parent / "metrics.json").exists()
+        assert f"Results of other splits lie in {other}." in refused("report", finished.parent)
+        (other / "report.html").unlink()
+        cli.main(["report", str(other)])
+        assert "val split" in (other / "report.html").read_text()
 
     def test_objective_switched_off_leaves_the_log(self, finished, tmp_path):
         words = ["--model.objectives.snippet", "null", "--trainer.default_root_dir", str(tmp_path)]

@@ -8,7 +8,7 @@ from rich.console import Console
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import protocols, summary
 from ctgrounding.evaluation.page import write_page
-from ctgrounding.evaluation.results import RunResults, evaluated, library_versions
+from ctgrounding.evaluation.results import RunResults, evaluated, library_versions, results_folder
 from ctgrounding.evaluation.saved import EncodeTexts, SavedEmbeddings
 from ctgrounding.model import load
 
@@ -31,7 +31,8 @@ def evaluate(
         model: Run folder or checkpoint that encodes the protocol's sentences; the folder above the embeddings if not
             given.
         scan_list: File with one scan id a line, where the protocol needs one.
-        output: Folder for results and page; ``protocols/<name>`` beside the embeddings if not given.
+        output: Folder for results and page; if not given ``protocols/<name>`` beside the embeddings, or
+            ``splits/<split>/protocols/<name>`` for those of another split than test.
 
     Returns:
         The numbers, with all that the page shows.
@@ -50,7 +51,7 @@ def evaluate(
             chosen_on.feed(plan.evaluators, encode, as_validation=True)
         saved.feed(plan.evaluators, encode)
         results = evaluated(plan.evaluators)
-    folder = output or embeddings.parent / "protocols" / protocol
+    folder = output or results_folder(embeddings.parent, str(about.get("split", "test"))) / "protocols" / protocol
     notes = [*plan.left_out, *plan.deviations(results.metrics), *about.get("warnings", ())]
     facts = {key: about[key] for key in ("title", "split", "checkpoint", "config") if key in about}
     shown: dict[str, Any] = facts | summary.protocol_facts(plan)

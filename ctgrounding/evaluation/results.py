@@ -17,6 +17,8 @@ from ctgrounding.evaluation.base import Evaluator
 
 METRICS = "metrics.json"
 RESULTS = "results.json"
+_TESTED = "test"
+_SPLITS = "splits"
 _LIBRARIES = ("ctgrounding", "torch", "lightning", "monai", "open_clip_torch", "transformers", "numpy")
 
 
@@ -56,9 +58,21 @@ class RunResults:
             metrics = {name: math.nan if value is None else float(value) for name, value in values["metrics"].items()}
             return cls(metrics, values["sections"], values["about"])
         except FileNotFoundError as error:
-            raise ConfigError(f"{path} does not exist. Run 'ctgrounding test' for this run first.") from error
+            others = sorted(str(found.parent) for found in Path(folder).glob(f"{_SPLITS}/*/{RESULTS}"))
+            there = f" Results of other splits lie in {', '.join(others)}." if others else ""
+            raise ConfigError(f"{path} does not exist. Run 'ctgrounding test' for this run first.{there}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged ({error}). Run 'ctgrounding test' for this run again.") from error
+
+
+def results_folder(run: Path, split: str) -> Path:
+    """Where results of a split lie: those of ``test`` in the run's folder, others below it.
+
+    Examples:
+        >>> results_folder(Path("runs/a"), "val").as_posix()
+        'runs/a/splits/val'
+    """
+    return run if split == _TESTED else run / _SPLITS / split
 
 
 def evaluated(evaluators: Mapping[str, Evaluator], about: Mapping[str, Any] | None = None) -> RunResults:

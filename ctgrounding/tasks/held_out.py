@@ -13,7 +13,7 @@ from ctgrounding.evaluation import protocols, summary
 from ctgrounding.evaluation.base import Evaluator
 from ctgrounding.evaluation.leaks import Identity, Leaks, find_leaks, patient_of
 from ctgrounding.evaluation.page import write_page
-from ctgrounding.evaluation.results import RunResults, library_versions
+from ctgrounding.evaluation.results import RunResults, library_versions, results_folder
 
 log = logging.getLogger(__name__)
 
@@ -122,15 +122,20 @@ class HeldOut:
         return {**about, **summary.protocol_facts(self.plan), "warnings": [*self.plan.left_out, *warnings]}
 
     def write(self, results: RunResults, run: Path) -> Path:
-        """Write results and page to the run's folder, or below it for a protocol, whose numbers are shown too."""
-        if self.plan is None:
-            folder, shown = run, results
-        else:
-            folder = run / "protocols" / self.plan.protocol.name
+        """Write results and page to the run's folder, or below it for another split than ``test`` and for a protocol.
+
+        A protocol's numbers are shown too.
+        """
+        folder = results_folder(run, str(results.about.get("split", "test")))
+        shown = results
+        if self.plan is not None:
+            folder = folder / "protocols" / self.plan.protocol.name
             warnings = [*results.about.get("warnings", ()), *self.plan.deviations(results.metrics)]
             shown = RunResults(results.metrics, results.sections, {**results.about, "warnings": warnings})
             log.info("%s", summary.text(shown, self.plan.protocol.name))
         shown.write(folder)
+        if folder != run:
+            log.info("Results are in %s.", folder)
         return write_page(folder)
 
 

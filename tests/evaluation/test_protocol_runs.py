@@ -54,6 +54,11 @@ def test_saved_embeddings_give_what_test_gives(trained, capsys):
     assert {name for name in from_scans if name.startswith("strict/") and "organ_prior" not in name} == shared
     for name in shared:
         assert saved[name] == pytest.approx(from_scans[name], abs=1e-5, nan_ok=True), name
+    swapped = ["evaluate", str(trained / "embeddings_val"), "--protocol", "strict"]
+    main([*swapped, "--validation", str(trained / "embeddings")])
+    of_val = json.loads((trained / "splits" / "val" / "protocols" / "strict" / "results.json").read_text())
+    assert of_val["about"]["split"] == "val"
+    assert numbers(trained / "protocols" / "strict") == from_scans
     page = (trained / "saved" / "report.html").read_text()
     assert "protocol Strict" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

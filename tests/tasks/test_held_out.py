@@ -116,4 +116,16 @@ def test_a_protocols_results_leave_those_of_the_run_alone(tmp_path):
     page = held_out.write(RunResults({"strict/findings/auroc_macro": 0.5}, {}, held_out.about({}, None)), tmp_path)
     assert page == tmp_path / "protocols" / "strict" / "report.html"
     assert "Strict" in page.read_text()
+    of_val = held_out.write(RunResults({}, {}, held_out.about({"split": "val"}, None)), tmp_path)
+    assert of_val == tmp_path / "splits" / "val" / "protocols" / "strict" / "report.html"
     assert (tmp_path / "metrics.json").read_text() == before
+
+
+def test_results_of_another_split_leave_those_of_the_test_split_alone(tmp_path):
+    pages = {
+        split: HeldOut().write(RunResults({split: 1.0}, {}, {"split": split}), tmp_path)
+        for split in ("test", "val", "dev")
+    }
+    assert pages["test"] == tmp_path / "report.html"
+    assert pages["dev"] == tmp_path / "splits" / "dev" / "report.html"
+    assert all(RunResults.read(page.parent).metrics == {split: 1.0} for split, page in pages.items())
