@@ -57,6 +57,8 @@ class BarePairs(ImageLists):
             return False
         if sign == ":":
             return self._colon_pair(series, image, in_brackets, before)
+        if before.rstrip().endswith("#"):  # which numbers images as often as series
+            return in_brackets and self._is_cited(series)
         return in_brackets and (sign == ";" or self._slash_pair(place))
 
     def _colon_pair(self, series: Number, image: Number, in_brackets: bool, before: str) -> bool:
@@ -76,9 +78,11 @@ class BarePairs(ImageLists):
         following = self.token(place + 2)
         if following is not None and following.link.strip() == "/" and following.tag == "":
             return False
-        if self.last_series is not None and series.value in {r.series for r in self.found[-8:]}:
-            return True
-        return image.value > 12 or image.value < series.value
+        return self._is_cited(series) or image.value > 12 or image.value < series.value
+
+    def _is_cited(self, series: Number) -> bool:
+        """Whether a series of that number was cited shortly before."""
+        return series.value in {reference.series for reference in self.found[-8:]}
 
     def _continues(self, series: Number) -> bool:
         """Whether a pair follows a reference within its bracket."""
