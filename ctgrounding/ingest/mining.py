@@ -14,7 +14,9 @@ from ctgrounding import label_sets
 from ctgrounding.data.shards import Shard, find_shards
 from ctgrounding.data.supervision import SupervisionWriter, supervision_path
 from ctgrounding.errors import CardError, ReportError, ShardError
+from ctgrounding.geometry import TripleMm
 from ctgrounding.ingest.card_files import find_card, load_card
+from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.catalog import PlannedScan, read_scans
 from ctgrounding.ingest.identity import load_identity
 from ctgrounding.ingest.mined import Mined, MiningRule, Tally, mine_scans
@@ -61,8 +63,9 @@ def mine(
     """Read reports again and write what they say of each scan to ``supervision/NAME.parquet``.
 
     Shards stay as they are; ``data.supervision: NAME`` lays the file over them. Over a dataset card every cited
-    slice is found by the headers of the scans. Shards alone know the places of slices that were cited when they
-    were written. Texts alone have no scans, so their snippets get no depth.
+    slice is found by the headers of the scans; those outside the grid of the shards in ``output`` are refused, as by
+    ingest. Shards alone know the places of slices that were cited when they were written. Texts alone have no scans,
+    so their snippets get no depth.
 
     Args:
         source: A dataset card (YAML file or name of a packaged one), a shard or folder of shards, or a folder of
@@ -168,13 +171,19 @@ def _over_card(source: str, name: str, output: Path, root: Path | None, labels: 
     for scan in scans:
         studies[scan.study_id].append(scan)
     grouped = [tuple(scans) for scans in studies.values()]
-    identity = load_identity(card.ids, output)
+    identity, spacing_mm = load_identity(card.ids, output), _spacing_mm(output, card)
     parts = [
-        CardStudies(tuple(grouped[start : start + TASK]), card.spacing_mm, card.hu, card.shared_frame, identity)
+        CardStudies(tuple(grouped[start : start + TASK]), spacing_mm, card.hu, card.shared_frame, identity)
         for start in range(0, len(grouped), TASK)
     ]
     rule = MiningRule(card.name, frozenset(label_sets.load(card.organs.classes).values()), labels)
     return _Work(supervision_path(output, name), parts, rule)
+
+
+def _spacing_mm(output: Path, card: Card) -> TripleMm:
+    """The grid of the shards that the card was ingested to, which may not be the card's; it bounds what they hold."""
+    shards = sorted(output.glob("*.h5"))
+    return Shard(shards[0]).spacing_mm if shards else card.spacing_mm
 
 
 def _over_shards(folder: Path, name: str, labels: bool) -> _Work:

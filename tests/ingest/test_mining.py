@@ -124,6 +124,30 @@ def test_shards_alone_know_the_slices_that_they_were_written_with(card, shards):
     ]
 
 
+def test_the_grid_is_that_of_the_shards_not_the_cards(hospital, tmp_path):
+    """Twelve slices of 1 mm fill four planes of 3 mm, but two of 5 mm end before the outermost slices."""
+    root = tmp_path / "hospital"
+    affine = AFFINE @ np.diag([1, 1, 0.2, 1])
+    hospital["nifti"](root / "a.nii.gz", hospital["body"](SHAPE), affine)
+    row = {"scan_id": "a", "study_id": "a", "patient_id": "a", "series": 3, "path": "a.nii.gz", "split": "train"}
+    hospital["table"](root / "scans.csv", [row])
+    slices = [{"scan_id": "a", "series": 3, "image": image, "z_mm": 99 + image} for image in range(1, 13)]
+    hospital["table"](root / "slices.csv", slices)
+    findings = "Nodule (series 3, image 1). Cyst (series 3, image 6)."
+    hospital["table"](root / "reports.csv", [{"study_id": "a", "findings": findings, "impression": ""}])
+    card = tmp_path / "card.yaml"
+    card.write_text(CARD.format(root=root, ids="keep"))
+    for spacing_mm, depths in (((5.0, 4.0, 4.0), [105.0]), ((3.0, 1.5, 1.5), [100.0, 105.0])):
+        output = tmp_path / f"{spacing_mm[0]:g} mm"
+        ingest(card=str(card), output=output, spacing_mm=spacing_mm, workers=1)
+        summary = mine(str(card), output=output)
+        (mined,) = read_supervision(summary.path)
+        assert mined.snippets == records(output)["a"].snippets
+        assert [snippet.depth_mm[0] for snippet in mined.snippets] == depths
+    (mined,) = read_supervision(mine(str(card), output=tmp_path / "none").path)  # no shards: the card's 3 mm
+    assert len(mined.snippets) == 2
+
+
 def test_labels_can_be_left_to_the_shards(card, shards):
     assert all(not row.labels for row in read_supervision(mine(str(card), output=shards, labels=False).path))
     rows = list(read_supervision(mine(str(card), output=shards).path))
