@@ -299,7 +299,12 @@ ENCODERS = {
         "class_path": "ctgrounding.encoders.image.resnet.ResNetEncoder",
         "init_args": {"filters": 8, "stage": 2},
     },
+    "slices_in_air": {
+        "class_path": "ctgrounding.encoders.image.slices.SlicesEncoder",
+        "init_args": {"tower": "test_coatnet", "slices": 4, "slice_shape": [96, 96]},
+    },
 }
+WHOLE = ("resnet", "slices_in_air")  # programs that take volumes without padding
 
 
 def tower_of(model):
@@ -379,9 +384,9 @@ class TestProgram:
         tower = ImageTower(encoder, tower_outputs(encoder, sections["heads"]["image"], None)).eval()
         about = write_program(tower, SHAPE, kind, tmp_path)
         assert about.scans == "any"
-        assert about.valid_box == ("whole" if name == "resnet" else "any")
+        assert about.valid_box == ("whole" if name in WHOLE else "any")
         program = PROGRAMS[kind](tmp_path / f"image_tower.{SUFFIXES[kind]}")
-        volumes, box = volumes_and_boxes(whole=name == "resnet")
+        volumes, box = volumes_and_boxes(whole=name in WHOLE)
         for scans in (1, 2):
             with torch.no_grad():
                 same(program(volumes[:scans], box[:scans]), tower(volumes[:scans], box[:scans]))
