@@ -266,6 +266,25 @@ class TestRuns:
         assert tiny_run.logged(tmp_path, "train/snippet/depth") == []
         assert len(tiny_run.logged(tmp_path, "train/organ/anatomy")) == 1
 
+    def test_objective_switched_off_leaves_what_the_checkpoint_has_of_it(self, refused, finished, tmp_path, caplog):
+        """``disease`` keeps the weights of its labels there; a test needs none of it, and a fit goes on without."""
+        last = finished.parent / "checkpoints" / "last.ckpt"
+        moved = ["--trainer.default_root_dir", str(tmp_path), "--data.shards", str(finished.parent / "shards")]
+        words = [*moved, "--ckpt_path", str(last), "--model.objectives.disease", "null"]
+        said = "model.objectives.disease is null: 1 tensors of it in the checkpoint are left out."
+        cli.main(["test", "--config", str(finished), *words])
+        assert said in caplog.messages
+        assert (tmp_path / "metrics.json").is_file()
+        caplog.clear()
+        cli.main(["fit", "--config", str(finished), *words, "--trainer.max_epochs", "3"])
+        assert said in caplog.messages
+        new = tmp_path / "checkpoints" / "last.ckpt"
+        before, went_on = (torch.load(file, weights_only=True) for file in (last, new))
+        assert went_on["global_step"] == before["global_step"] * 3 // 2
+        assert not [name for name in went_on["state_dict"] if name.startswith("objectives.disease")]
+        message = refused("test", "--config", finished, *moved, "--ckpt_path", new)
+        assert "1 missing (objectives.disease.positive_weight)" in message
+
     def test_checkpoint_of_another_config(self, refused, finished):
         last = finished.parent / "checkpoints" / "last.ckpt"
         words = ["--model.heads.text.organ.hidden", "8", "--model.heads.text.organ.kind", "mlp"]

@@ -1,7 +1,7 @@
 """What a task refuses before a step is taken, each in one sentence."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -85,6 +85,25 @@ def check_spacing(data_mm: tuple[float, float, float] | None, image: ImageEncode
             f"The shards have voxels of {data_mm} mm (D, H, W) and model.image is made for {image.spacing_mm} mm. "
             "Set model.image.init_args.spacing_mm, or ingest with --spacing_mm."
         )
+
+
+def leave_out_objectives(found: dict[str, Any], roles: Collection[str]) -> dict[str, int]:
+    """Take the tensors of objectives that are switched off from a checkpoint's.
+
+    Args:
+        found: Name to tensor, as the task has them; changed in place.
+        roles: Of the objectives.
+
+    Returns:
+        Role to number of tensors, of the roles that had any.
+    """
+    counts: dict[str, int] = {}
+    for role in roles:
+        names = [name for name in found if name.startswith(f"objectives.{role}.")]
+        for name in names:
+            del found[name]
+        counts |= {role: len(names)} if names else {}
+    return counts
 
 
 def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -26,7 +26,7 @@ from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
 from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
-from ctgrounding.tasks.checks import check_labels, check_roles, check_spacing, check_trainer
+from ctgrounding.tasks.checks import check_labels, check_roles, check_spacing, check_trainer, leave_out_objectives
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluated_task import EvaluatedTask
 from ctgrounding.tasks.evaluating import Evaluation
@@ -108,6 +108,7 @@ class Pretrain(EvaluatedTask):
         made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
         self.objectives = nn.ModuleDict(made)
         self._roles: dict[str, Objective] = made
+        self._off = sorted(set(objectives) - set(made))
         self._frozen = frozen_parts(self, freeze)
         if image_lora is not None and not any(item.requires_grad for item in image.parameters()):
             raise ConfigError("model.freeze names all adapters of model.image_lora. Remove one of the two.")
@@ -162,6 +163,20 @@ class Pretrain(EvaluatedTask):
         if stage in ("validate", "test"):
             self._leaks = self._held_out.leaks(data, "val" if stage == "validate" else "test")
             self._held_out.check(data, self._leaks)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out, and say so, what a checkpoint holds of objectives that are switched off here.
+
+        Evaluation has no use for it. A fit goes on without; where such an objective has parameters, its optimizer has
+        other groups then, and is refused.
+
+        Raises:
+            CheckpointError: If the other weights do not fit this model.
+        """
+        left_out = leave_out_objectives(checkpoint["state_dict"], self._off)
+        for role, count in left_out.items():
+            self._say(f"model.objectives.{role} is null: {count} tensors of it in the checkpoint are left out.")
+        super().on_load_checkpoint(checkpoint)
 
     def on_fit_start(self) -> None:
         """Refuse what would train silently wrong weights, and say what will be trained."""
