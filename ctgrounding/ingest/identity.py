@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ctgrounding.errors import CardError
 from ctgrounding.ingest.whole_files import whole_file
 
 SALT_NAME = "ctgrounding-ids.salt"
 DIGEST_BYTES = 12
+IdRule = Literal["hash", "keep"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ctgrounding.geometry import TripleMm
 from ctgrounding.ingest.card_files import find_card, load_card
 from ctgrounding.ingest.cards import Card
 from ctgrounding.ingest.catalog import PlannedScan, read_scans
-from ctgrounding.ingest.identity import load_identity
+from ctgrounding.ingest.identity import IdRule, load_identity, write_private_map
 from ctgrounding.ingest.mined import Mined, MiningRule, Tally, mine_scans
 from ctgrounding.ingest.mining_sources import CardStudies, ShardScans, Texts, batches
 from ctgrounding.ingest.plan import check_links
@@ -44,11 +44,12 @@ class MiningSummary:
 
 @dataclass(frozen=True)
 class _Work:
-    """One supervision file to write."""
+    """One supervision file to write; ``private`` says which hashes stand for which texts."""
 
     path: Path
     parts: Sequence[Part]
     rule: MiningRule
+    private: Path | None = None
 
 
 def mine(
@@ -58,6 +59,7 @@ def mine(
     output: Path | None = None,
     root: Path | None = None,
     labels: bool = True,
+    ids: IdRule | None = None,
     workers: int = 1,
 ) -> MiningSummary:
     """Read reports again and write what they say of each scan to ``supervision/NAME.parquet``.
@@ -74,19 +76,21 @@ def mine(
         output: Folder of the shards that a card was ingested to; for texts where to write, by default their folder.
         root: Folder of the dataset; takes the place of the card's.
         labels: Whether the CT-RATE classes that reports state go in too.
+        ids: For texts alone: ``hash``, the default, writes keyed hashes of file names, whose salt and map are kept
+            beside the output; ``keep`` writes the names, which may say who a patient is.
         workers: Processes; they change neither order nor content.
 
     Returns:
         What is printed.
 
     Raises:
-        CardError: If the card does not fit the files, or a card is given without ``output``.
-        ShardError: If a shard is damaged.
+        CardError: If the card does not fit the files, or a card is given without ``output`` or with ``ids``.
+        ShardError: If a shard is damaged, or shards are given with ``ids``.
         ReportError: If there is no report, or ``workers`` is none.
     """
     if workers == 0 or workers < -1:
         raise ReportError(f"workers is {workers}. Give one or more, or -1 for every core.")
-    work = _work(source, name, output, root, labels)
+    work = _work(source, name, output, root, labels, ids)
     tally = Tally()
     with _bar() as bar, SupervisionWriter(work.path) as writer:
         task = bar.add_task("Mining reports", total=sum(map(len, work.parts)))
@@ -95,7 +99,10 @@ def mine(
             tally.add(mined.tally)
             bar.advance(task, len(part))
     summary = MiningSummary(work.path, tally)
-    Console().print(account(summary))
+    console = Console()
+    console.print(account(summary))
+    if work.private:
+        console.print(f"ids are hashed; {work.private} says whose they are", soft_wrap=True, markup=False)
     return summary
 
 
@@ -147,15 +154,19 @@ def _mine(part: Part, rule: MiningRule) -> Mined:
     return mine_scans(part.scans(), rule)
 
 
-def _work(source: str, name: str, output: Path | None, root: Path | None, labels: bool) -> _Work:
+def _work(source: str, name: str, output: Path | None, root: Path | None, labels: bool, ids: IdRule | None) -> _Work:
     path = Path(source)
     if path.suffix == ".h5" or (path.is_dir() and any(path.glob("*.h5"))):
         if output is not None:
             raise ShardError("Shards keep their supervision beside them. Leave out --output.")
+        if ids is not None:
+            raise ShardError("Shards keep the ids that they have. Leave out --ids.")
         return _over_shards(path if path.is_dir() else path.parent, name, labels)
     if path.is_dir():
-        return _over_texts(path, name, output or path, labels)
+        return _over_texts(path, name, output or path, labels, ids or "hash")
     find_card(source)
+    if ids is not None:
+        raise CardError("The card says under ids how ids are written. Leave out --ids.")
     if output is None:
         raise CardError("A card needs --output, the folder of the shards that it was ingested to.")
     return _over_card(source, name, output, root, labels)
@@ -197,10 +208,13 @@ def _over_shards(folder: Path, name: str, labels: bool) -> _Work:
     return _Work(supervision_path(folder, name), parts, rule)
 
 
-def _over_texts(folder: Path, name: str, output: Path, labels: bool) -> _Work:
+def _over_texts(folder: Path, name: str, output: Path, labels: bool, ids: IdRule) -> _Work:
     paths = sorted(folder.rglob("*.txt"))
     if not paths:
         raise ReportError(f"{folder} holds neither shards (*.h5) nor texts (*.txt). Name a folder that has some.")
-    parts = [Texts(folder, tuple(paths[start : start + TASK])) for start in range(0, len(paths), TASK)]
+    path, identity = supervision_path(output, name), load_identity(ids, output)
+    parts = [Texts(folder, tuple(paths[start : start + TASK]), identity) for start in range(0, len(paths), TASK)]
     rule = MiningRule("texts", frozenset(label_sets.load("total_v2").values()), labels)
-    return _Work(supervision_path(output, name), parts, rule)
+    beside = output.resolve().parent / f"{output.resolve().name}-{path.stem}"  # ingest has a map of the folder's name
+    private = write_private_map(beside, identity, [("scan", text) for part in parts for text in part.names])
+    return _Work(path, parts, rule, private)

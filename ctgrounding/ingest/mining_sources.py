@@ -111,17 +111,25 @@ class Texts:
     Attributes:
         folder: Where they lie.
         paths: The files.
+        identity: How their names are written.
     """
 
     folder: Path
     paths: tuple[Path, ...]
+    identity: Identity = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def names(self) -> list[str]:
+        """Their paths in the folder, without suffix."""
+        return [path.relative_to(self.folder).with_suffix("").as_posix() for path in self.paths]
+
     def scans(self) -> Iterator[ReadScan | str]:
-        """Each text under its path without suffix."""
-        for path in self.paths:
+        """Each text by its name, as a scan and a study of its own."""
+        write = self.identity.write
+        for path, name in zip(self.paths, self.names, strict=True):
             try:
                 report = read_report({"": path.read_text(encoding="utf-8-sig")})
             except ReportError:
@@ -129,8 +137,7 @@ class Texts:
             except UnicodeDecodeError:
                 yield "The file is not UTF-8."
             else:
-                name = path.relative_to(self.folder).with_suffix("").as_posix()
-                yield ReadScan(name, name, report.sections, report.content)
+                yield ReadScan(write("scan", name), write("study", name), report.sections, report.content)
 
 
 def _places_kept(record: ScanRecord) -> NumberedScan:

@@ -11,6 +11,7 @@ from ctgrounding.data.shards import Shard, find_shards
 from ctgrounding.data.supervision import read_supervision, report_sha256
 from ctgrounding.errors import CardError, CTGroundingError, ReportError, ShardError
 from ctgrounding.ingest import ingest, mine
+from ctgrounding.ingest.identity import load_identity
 from ctgrounding.ingest.mining import account
 
 SPACING = (5.0, 4.0, 4.0)
@@ -159,7 +160,7 @@ def test_texts_have_statements_but_no_depths(tmp_path):
     (tmp_path / "deep" / "one.txt").write_text("BEFUND: Zyste der Leber (Serie 4, Bild 12).", encoding="utf-8")
     (tmp_path / "two.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "three.txt").write_text(" \n")
-    summary = mine(str(tmp_path))
+    summary = mine(str(tmp_path), ids="keep")
     (row,) = read_supervision(tmp_path / "supervision" / "mined.parquet")
     assert (row.scan_id, row.snippets, row.refused[0].reason) == ("deep/one", (), "stands in a text without a scan")
     assert row.organ_sentences[0].organs == ("liver",)
@@ -169,6 +170,40 @@ def test_texts_have_statements_but_no_depths(tmp_path):
     printed = console.export_text()
     assert "put aside: The file is not UTF-8." in printed
     assert "refused: stands in a text without a scan" in printed
+
+
+def test_names_of_texts_are_hashed_as_ids_are(tmp_path, capsys):
+    """A department may name its reports after the patient."""
+    texts, output = tmp_path / "texts", tmp_path / "shards"
+    (texts / "Smith").mkdir(parents=True)
+    for name in ("Smith/one", "Smith^John"):
+        (texts / f"{name}.txt").write_text("Cyst of the liver (series 4, image 12).")
+    (tmp_path / "shards.private-ids.csv").write_text("of an ingest")
+    path = mine(str(texts), output=output).path
+    identity = load_identity("hash", output)
+    assert [row.scan_id for row in read_supervision(path)] == [
+        identity.write("scan", "Smith/one"),
+        identity.write("scan", "Smith^John"),
+    ]
+    assert "Smith" not in path.read_bytes().decode("latin-1")
+    private = tmp_path / "shards-mined.private-ids.csv"
+    assert f"{identity.write('scan', 'Smith/one')},Smith/one" in private.read_text()
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "shards.private-ids.csv").read_text() == "of an ingest"
+    printed = capsys.readouterr().out
+    assert "ids are hashed" in printed
+    assert "Smith" not in printed
+
+    kept = read_supervision(mine(str(texts), output=output, name="named", ids="keep").path)
+    assert [row.scan_id for row in kept] == ["Smith/one", "Smith^John"]
+    assert not (tmp_path / "shards-named.private-ids.csv").exists()
+
+
+def test_a_card_and_shards_say_themselves_how_ids_are_written(tmp_path):
+    with pytest.raises(CardError, match=r"The card says under ids how ids are written\. Leave out --ids\."):
+        mine("phantom", output=tmp_path, root=tmp_path, ids="keep")
+    with pytest.raises(ShardError, match=r"Shards keep the ids that they have\. Leave out --ids\."):
+        mine(str(tmp_path / "a.h5"), ids="hash")
 
 
 def test_workers_change_nothing(tmp_path):
