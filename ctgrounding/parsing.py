@@ -21,10 +21,15 @@ _NOISE = (
     r"\.? ?Got value: (Namespace|\{).*",
     r"Given value type: .*",
 )
+LONGEST_QUOTE = 60
 _TRUTHS = ("true", "false", "yes", "no")
 _LACKS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
 _NO_PATH = re.compile(r"Expected a dot import path string: (\w+)")
+_ALONE = r"(?: - Expected <class 'NoneType'>|\. Got value: .*)?\.?"
+_NO_LIST = re.compile(rf"([\w.]+): Expected (?:a )?(?:<class '(?:list|tuple)'>|tuple with (\d+) elements){_ALONE}")
+_NO_CHOICE = re.compile(rf"([\w.]+): Expected (?:a )?typing\.Literal\[(.*?)\]{_ALONE}")
+_GIVEN = re.compile(r".*Given value: (.*)$|Got value: (.*)$")
 _WRONG_TYPE = re.compile(r"Expected a <class '([\w.]+)'>\. Got value: (.*?)\.?$")
 _UNKNOWN = re.compile(r"unrecognized arguments: (.*?)\.?$")
 _NO_SETTING = re.compile(r"Interpolation key '\.?([\w.]+)' not found .*full_key: ([\w.]+).*")
@@ -67,12 +72,30 @@ def brief(message: object, written: Written | None = None) -> str:
         written: What the user wrote, to find the key and what may have been meant.
     """
     text = re.sub(r"\s+", " ", str(message)).strip()
+    got = _got(text)
     for pattern in _NOISE:
         text = re.sub(pattern, "", text)
     text = re.sub(r"^- ", "", re.sub(r"\s+", " ", text).strip())
     text = re.sub(r'^"([\w.]+)": (- )?', r"\1: ", text).rstrip("!")
-    text = _in_words(text, written)
+    text = _as_expected(text, got) or _in_words(text, written)
     return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _got(text: str) -> str:
+    """The end of a message that quotes the value, where that is short."""
+    found = _GIVEN.search(text)
+    value = (found[1] or found[2] or "") if found else ""
+    return f", got '{value}'" if 0 < len(value) <= LONGEST_QUOTE else ""
+
+
+def _as_expected(text: str, got: str) -> str:
+    """A message about a value that should be a list or one of a few words; empty for other messages."""
+    if found := _NO_LIST.fullmatch(text):
+        count = f"{found[2]} values" if found[2] else "values"
+        return f"{found[1]}: expected {count} in square brackets, such as [1, 2, 3]{got}."
+    if found := _NO_CHOICE.fullmatch(text):
+        return f"{found[1]}: expected one of {found[2]}{got}."
+    return ""
 
 
 def _in_words(text: str, given: Written | None) -> str:

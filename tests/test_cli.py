@@ -76,6 +76,37 @@ class TestWithoutARun:
         assert says in refused(*words)
 
     @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (
+                ["export", "--shape", "8"],
+                "error: shape: expected values in square brackets, such as [1, 2, 3], got '8'.",
+            ),
+            (
+                ["export", "--shape", "a"],
+                "error: shape: expected values in square brackets, such as [1, 2, 3], got 'a'.",
+            ),
+            (["inspect", "x", "--chunk", "8,8,8"], "square brackets, such as [1, 2, 3], got '8,8,8'."),
+            (["ingest", "--spacing_mm", "[1, 2]"], "spacing_mm: expected 3 values in square brackets, "),
+            (
+                ["phantom", "--split", "1"],
+                "error: split: expected values in square brackets, such as [1, 2, 3], got '1'.",
+            ),
+            (["phantom", "--split", "[1]"], "expected 3 values in square brackets, such as [1, 2, 3], got '[1]'."),
+            (["phantom", "--format", "x"], "error: format: expected one of 'nifti', 'dicom', 'mixed', got 'x'."),
+            (["inspect", "x", "--codec", "zip"], "error: codec: expected one of 'zstd', 'lz4', 'none', got 'zip'."),
+            (
+                ["phantom", "--split", "1, " * 30],
+                "split: expected values in square brackets, such as [1, 2, 3].",
+            ),
+        ],
+    )
+    def test_values_that_are_no_list_or_no_choice_are_told_what_to_be(self, refused, words, says):
+        required = {"export": ["--model", "x"], "ingest": ["--card", "phantom"]}.get(words[0], [])
+        output = [] if words[0] == "inspect" else ["--output", "y"]
+        assert says in refused(*words, *required, *output)
+
+    @pytest.mark.parametrize(
         ("content", "says"),
         [("model: [a\n", "is no YAML at line 2"), ("", "holds no settings"), ("- a\n", "holds no settings")],
     )
