@@ -134,8 +134,9 @@ def _cases_of(results: RunResults) -> dict[str, Cases]:
 def _paired(first: Cases, second: Cases, notes: list[str]) -> tuple[Cases, Cases] | None:
     """Both runs' cases in one order, common columns only; None where there are none."""
     if first.items is None or second.items is None:
+        is_mixed = (first.items is None) != (second.items is None)
         first, second = replace(first, items=None), replace(second, items=None)
-        if any(len(set(cases.scans)) < len(cases.scans) for cases in (first, second)):
+        if is_mixed or any(len(set(cases.scans)) < len(cases.scans) for cases in (first, second)):
             notes.append(
                 f"{first.name}: cases are paired by their place in the scan, since a run tested by an older version "
                 "does not say what they are of. Test both again if their data.supervision or reports differ."

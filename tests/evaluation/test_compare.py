@@ -248,6 +248,9 @@ def test_runs_of_an_older_version_are_paired_by_place_and_that_is_said(tmp_path)
         assert [item.difference for item in found.differences] == [0.0, 0.0]
         (note,) = found.notes
         assert "mae_mm: cases are paired by their place in the scan, since a run tested by an older version" in note
+    alone = [write(tmp_path / f"{name} alone", item.take([0, 2])) for name, item in (("old", old), ("new", new))]
+    (note,) = compare(*alone, DRAWS).notes
+    assert "paired by their place" in note
 
 
 def test_holm_by_hand():
