@@ -75,7 +75,7 @@ def brief(message: object, written: Written | None = None) -> str:
     got = _got(text)
     for pattern in _NOISE:
         text = re.sub(pattern, "", text)
-    text = re.sub(r"^- ", "", re.sub(r"\s+", " ", text).strip())
+    text = re.sub(r"^(- )+", "", re.sub(r"\s+", " ", text).strip())
     text = re.sub(r'^"([\w.]+)": (- )?', r"\1: ", text).rstrip("!")
     text = _as_expected(text, got) or _in_words(text, written)
     return text if text.endswith((".", "?")) else f"{text}."

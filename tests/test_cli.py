@@ -214,6 +214,12 @@ def test_checkpoints_that_cannot_be_found_by_their_kind(refused, run_file, comma
     assert says in refused(command, "--config", run_file, "--ckpt_path", name)
 
 
+def test_a_number_that_an_evaluator_refuses(refused, run_file):
+    evaluators = "{found: {class_path: ctgrounding.evaluation.SnippetDepth, init_args: {examples: -1}}}"
+    message = refused("fit", "--config", run_file, "--model.evaluators", evaluators)
+    assert message.startswith("error: examples is -1, but must be a number from 0 on")
+
+
 def parsed(*words: object) -> dict:
     from ctgrounding.trainer_cli import run
 
