@@ -11,7 +11,7 @@ TEXT_FOLDER = "text"
 """Subfolder of a ``transformers`` text tower's configuration and tokenizer."""
 
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_MACHINE_PATH = re.compile(r"(/|~|\\\\|[A-Za-z]:[\\/]|file:)")
+_ELSEWHERE = re.compile(r"(/|~|\\\\|[A-Za-z]:[\\/]|file:|local-dir:|hf-hub:)")
 
 
 def portable(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def portable(sections: Mapping[str, Any]) -> dict[str, Any]:
     """
     written = _portable(sections)
     for where, value in _strings(written, "model"):
-        if _MACHINE_PATH.match(value):
+        if _ELSEWHERE.match(value):
             raise ConfigError(
-                f"{where} is '{value}', a path of this machine, which an exported model cannot have. "
+                f"{where} is '{value}', which is elsewhere than in the folder, so an exported model cannot have it. "
                 "Give the encoder what it reads there as a part of its weights."
             )
     if not isinstance(written, dict):
@@ -49,8 +49,8 @@ def placed(sections: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         CheckpointError: If they name a file outside of the folder, or something that is no class.
     """
     for where, value in _strings(sections, "encoder"):
-        if _MACHINE_PATH.match(value) or ".." in Path(value).parts:
-            raise CheckpointError(f"{folder}: {where} is the path '{value}', outside of the folder; it is refused.")
+        if _ELSEWHERE.match(value) or ".." in Path(value).parts:
+            raise CheckpointError(f"{folder}: {where} is '{value}', which is outside of the folder; it is refused.")
         if where.endswith(".class_path") and not _CLASS_PATH.fullmatch(value):
             raise CheckpointError(f"{folder}: {where} is '{value}', which is no name of a class; it is refused.")
     readouts = sections.get("readouts")

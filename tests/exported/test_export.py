@@ -492,6 +492,10 @@ class TestRefusals:
         inner = {"class_path": "my.Encoder", "init_args": {"table": "/home/me/table.npy"}}
         with pytest.raises(ConfigError, match=r"model\.image\.init_args\.table is '/home/me/table\.npy'"):
             portable({"image": inner})
+        for model in ("local-dir:/home/me/clip", "hf-hub:me/clip"):
+            inside = {"class_path": "ctgrounding.encoders.text.OpenClipModelText", "init_args": {"model": model}}
+            with pytest.raises(ConfigError, match=rf"model\.text\.init_args\.model is '{model}', which is elsewhere"):
+                portable({"text": inside})
         text = {"class_path": "ctgrounding.encoders.text.transformers.TransformersText", "init_args": {"model": "text"}}
         for sections, message in [
             ({"image": inner}, "outside of the folder"),

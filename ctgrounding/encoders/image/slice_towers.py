@@ -1,7 +1,6 @@
 """2D image towers of timm and open_clip as networks that give a map of any image."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctgrounding.encoders.open_clip_models import open_clip_model, weights_of
 from ctgrounding.errors import ConfigError
 
 _TROUBLE = (RuntimeError, AssertionError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
@@ -206,7 +206,7 @@ def _timm_tower(name: str, pretrained: bool | str, channels: int, image_shape: t
         )
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "in_chans": channels}
     sized = {"img_size": tuple(image_shape)} if image_shape else {"dynamic_img_size": True}
-    with _weights_of(f"timm's '{name}'"):
+    with weights_of(f"timm's '{name}'"):
         try:
             model = timm.create_model(name, **options, **sized)
         except TypeError:  # only transformers have a table of positions to resize
@@ -218,31 +218,10 @@ def _timm_tower(name: str, pretrained: bool | str, channels: int, image_shape: t
     return TimmTower(model, name)
 
 
-@contextmanager
-def _weights_of(model: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"The weights of {model} cannot be had ({type(error).__name__}: {error}). Fetch them where there is a "
-            "network, name others, or set pretrained to false."
-        ) from error
-
-
 def _open_clip_tower(name: str, pretrained: bool | str, channels: int, image_shape: tuple[int, int] | None) -> Tower:
-    import open_clip
-
-    if name not in open_clip.list_models():
-        raise ConfigError(f"open_clip has no model '{name}', but has such as {', '.join(open_clip.list_models()[:4])}.")
     if channels != 3:
         raise ConfigError(f"open_clip's towers read three channels, but there are {channels} windows.")
-    if pretrained is True:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:4])
-        raise ConfigError(f"open_clip's weights are named by a tag: set pretrained to one of {tags or 'none it has'}.")
-    with _weights_of(f"open_clip's '{name}'"):
-        visual: Any = open_clip.create_model(name, pretrained=pretrained or None, force_image_size=image_shape).visual
+    visual: Any = open_clip_model(name, pretrained, image_shape).visual
     if hasattr(visual, "trunk"):
         visual.trunk.reset_classifier(0)
         return TimmTower(visual.trunk, name)

@@ -25,10 +25,10 @@ class SlicesEncoder(CroppedEncoder):
 
     Args:
         tower: Name of the architecture, such as ``resnet18`` or ``vit_small_patch16_224`` (timm), ``ViT-B-16``
-            (open_clip).
+            (open_clip, or ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME`` of a model of it).
         library: ``timm`` or ``open_clip``.
         pretrained: Fetch published weights: true for timm, whose names may end in the tag of the weights, such as
-            ``vit_small_patch16_224.augreg_in1k``; for open_clip the tag.
+            ``vit_small_patch16_224.augreg_in1k``; for open_clip the tag or a file, or true for those of a folder.
         slices: Slices of a depth bin.
         pooling: How they become one: ``mean``, ``max``, or ``attention`` by a learned score.
         strided: Whether the tower is a stack of padded strided convolutions (``resnet18``, ``efficientnet_b0``),
