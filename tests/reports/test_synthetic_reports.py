@@ -80,4 +80,4 @@ def test_writer_and_reader_do_not_know_each_other():
     assert not {name for name in imported(reports) if name.startswith("ctgrounding.phantom")}
     assert not {name for name in imported(phantom) if name.startswith("ctgrounding.reports")}
     ours = {name for name in imported(reports) if name.startswith("ctgrounding.")}
-    assert {name.split(".")[1] for name in ours} <= {"reports", "types", "errors", "label_sets", "questions"}
+    assert {name.split(".")[1] for name in ours} <= {"reports", "types", "errors", "mappings", "label_sets", "questions"}
