@@ -24,9 +24,10 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
 
     What is checked, on volumes of a few cells on the CPU: the map lies where ``cell_vox`` and ``offset_vox`` say,
     to 0.001 mm, by moving a bright slab through the volume; valid cells are those that hold real voxels;
-    padding, and what stands in it, changes nothing; a batch equals its scans one by one; readouts of the features
-    equal slow loops over cells and voxels, whatever stands in cells that are not valid; other sizes work;
-    gradients are finite and reach every trainable parameter; a state dict carries everything; bfloat16
+    padding, and what stands in it, changes nothing; a batch equals its scans one by one; volumes are left
+    as they are; readouts of the features equal slow loops over cells and voxels, whatever stands in cells that are
+    not valid; other sizes work; gradients are finite and reach every trainable parameter; a state dict carries
+    everything; bfloat16
     autocast stays near float32; there are no batch statistics; and no tensor stays behind when the encoder moves to
     another device, by :func:`ctgrounding.testing.elsewhere.elsewhere`.
 
@@ -153,6 +154,15 @@ def _check_batch(subject: EncoderSubject) -> Iterator[str]:
                 return
 
 
+def _check_inputs(subject: EncoderSubject) -> Iterator[str]:
+    volumes, box = subject.scans()
+    volumes = volumes * 40 - 2000  # beyond every window
+    given = volumes.clone(), box.clone()
+    encode(subject.encoder, volumes, box)
+    if not (torch.equal(volumes, given[0]) and torch.equal(box, given[1])):
+        yield "volumes or boxes are changed in place, and readouts read them afterwards. Work on a copy."
+
+
 def _check_readouts(subject: EncoderSubject) -> Iterator[str]:
     dense = encode(subject.encoder, *subject.scans())
     with torch.no_grad():
@@ -239,6 +249,7 @@ _CHECKS: tuple[Callable[[EncoderSubject], Iterator[str]], ...] = (
     _check_valid,
     _check_padding,
     _check_batch,
+    _check_inputs,
     _check_readouts,
     _check_sizes,
     _check_gradients,

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ctgrounding.objectives.base import Objective
 from ctgrounding.testing.declared import Declared
@@ -43,6 +44,19 @@ class Subject:
         return run_step(self.new(), [self.scans], padded_bins=padded_bins)
 
 
+def it_is_an_objective(subject: Subject) -> None:
+    """What is made derives from Objective and says what it reads."""
+    objective = subject.make(tiny_dims())
+    if not isinstance(objective, Objective):
+        raise ContractError("class", f"{type(objective).__name__} is no Objective. Derive it from that class.")
+    requires = getattr(objective, "requires", None)
+    if not isinstance(requires, frozenset):
+        raise ContractError(
+            "declared keys",
+            f"'requires' is {requires!r}, not a frozenset. Name the batch keys and readouts that it reads there.",
+        )
+
+
 def keys_are_declared(subject: Subject) -> None:
     """Only declared keys and readouts are read, and each of them is."""
     objective = subject.new()
@@ -62,6 +76,26 @@ def draws_are_keyed(subject: Subject) -> None:
             outcomes.append(subject.run())
     because = "The same step twice, with another state of torch's global generator, must give the same"
     same_outcome("keyed randomness", outcomes[0], outcomes[1], because)
+
+
+def inputs_are_kept(subject: Subject) -> None:
+    """Other objectives read the same batch and the same global generator afterwards."""
+    objective, batch = subject.new(), tiny_batch(subject.scans)
+    encoded = tiny_encoded(subject.scans, batch)
+    given: dict[str, Any] = {"batch": batch, "encoded": {item.name: getattr(encoded, item.name) for item in _data()}}
+    before = tree_map(_copied, given)
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(1)  # so that no seed leads here
+        drawn = torch.get_rng_state()
+        objective(with_fixed_texts(encoded, objective, batch), batch)
+        if not torch.equal(torch.get_rng_state(), drawn):
+            raise ContractError("inputs", "It draws from or seeds torch's global generator. Draw in plan() alone.")
+    for owner, values in given.items():
+        for name in sorted({*values, *before[owner]}):
+            if _differs(values.get(name), before[owner].get(name)):
+                raise ContractError(
+                    "inputs", f"It changes '{name}' of the {owner}, which others read after it. Work on a copy of it."
+                )
 
 
 def order_does_not_matter(subject: Subject) -> None:
@@ -206,8 +240,10 @@ def devices_do_not_mix(subject: Subject) -> None:
 
 
 LAWS: tuple[Callable[[Subject], None], ...] = (
+    it_is_an_objective,
     keys_are_declared,
     draws_are_keyed,
+    inputs_are_kept,
     order_does_not_matter,
     padding_does_not_matter,
     nothing_is_legal,
@@ -217,6 +253,25 @@ LAWS: tuple[Callable[[Subject], None], ...] = (
     narrow_floats_are_summed_wide,
     devices_do_not_mix,
 )
+
+
+def _data() -> list[Any]:
+    return [item for item in fields(Encoded) if item.name != "heads"]
+
+
+def _copied(value: object) -> object:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _differs(now: object, before: object) -> bool:
+    one, other = tree_leaves(now), tree_leaves(before)
+    return len(one) != len(other) or not all(map(_equal, one, other))
+
+
+def _equal(one: object, other: object) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one == other
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

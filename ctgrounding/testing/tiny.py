@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ctgrounding.errors import ConfigError
 from ctgrounding.functional.prompts import text_keys
 from ctgrounding.functional.standardize import moments, standardize
 from ctgrounding.objectives.base import Objective
@@ -42,13 +43,13 @@ class TinyHeads(nn.Module):
 
     def image(self, name: str, rows: Float[Tensor, "R C"]) -> Float[Tensor, "R M"]:
         """Unit vectors of readout rows."""
-        return nn.functional.normalize(self.images[name](rows), dim=-1)
+        return nn.functional.normalize(_head(self.images, name)(rows), dim=-1)
 
     def text(
         self, name: str, rows: Float[Tensor, "U E"], which: Int64[Tensor, "R"] | None = None
     ) -> Float[Tensor, "R M"]:
         """Unit vectors of text rows, those that ``which`` names or all."""
-        projected: Tensor = self.text_heads[name](rows)
+        projected: Tensor = _head(self.text_heads, name)(rows)
         projected = projected if which is None else projected[which]
         if self.standardized:
             over_ranks = moments(projected, projected.new_zeros(EMBEDDING))
@@ -58,6 +59,14 @@ class TinyHeads(nn.Module):
     def logit(self, name: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Scale and bias."""
         return self.scales[name], self.biases[name]
+
+
+def _head(heads: nn.ModuleDict, name: str) -> nn.Module:
+    if name not in heads:
+        raise ConfigError(
+            f"There is no head '{name}' here, only {sorted(heads)}. Take the names of heads as arguments."
+        )
+    return heads[name]
 
 
 def _number(value: float) -> nn.Parameter:

@@ -234,6 +234,11 @@ class CancelsInBfloat16(Plain):
         return self.embed(channels + 1000) - self.embed(torch.full_like(channels, 1000.0))
 
 
+class ClampsWhatItIsGiven(Plain):
+    def cells(self, image_hu, valid_box):
+        return super().cells(image_hu.clamp_(-1000, 1000), valid_box)
+
+
 def test_the_encoder_that_the_wrong_ones_derive_from_is_right():
     check_image_encoder(Plain)
 
@@ -260,6 +265,7 @@ def test_the_encoder_that_the_wrong_ones_derive_from_is_right():
         (PromisesASummary, r"grid: has_summary is True, unlike the features, whose summary is None"),
         (LearnsNothing, r"gradients: every gradient is zero"),
         (KeepsNumbersOnTheCpu, r"device: the encoder raised RuntimeError: aten.mul.Tensor meets a tensor of \(8,\) on"),
+        (ClampsWhatItIsGiven, r"inputs: volumes or boxes are changed in place"),
         (CancelsInBfloat16, r"bf16: bfloat16 autocast changes the map"),
     ],
 )

@@ -213,3 +213,36 @@ class CountsOnTheCpu(Pull):
     def forward(self, encoded, batch):
         term = super().forward(encoded, batch)["pull"]
         return {"pull": Term(term.total, torch.tensor(float(term.weight), dtype=term.weight.dtype))}
+
+
+class FillsTheBatch(Pull):
+    def forward(self, encoded, batch):
+        batch["report_text"][batch["report_text"] < 0] = -2
+        return super().forward(encoded, batch)
+
+
+class EmptiesTheBatch(Pull):
+    def forward(self, encoded, batch):
+        terms = super().forward(encoded, batch)
+        batch.pop("report_text")
+        return terms
+
+
+class SeedsForAll(Pull):
+    def forward(self, encoded, batch):
+        torch.manual_seed(0)
+        return super().forward(encoded, batch)
+
+
+class HeadByName(Pull):
+    def pairs(self, encoded, batch):
+        return encoded.image("global", "organ"), encoded.texts(batch["report_text"], "organ")
+
+
+class DeclaresAList(Pull):
+    requires = sorted(Pull.requires)
+
+
+class NoObjective(torch.nn.Module):
+    def __init__(self, dims):
+        super().__init__()
