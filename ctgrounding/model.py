@@ -1,6 +1,7 @@
 """A trained model for use: scans and sentences to vectors, and sentences to depths."""
 
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ctgrounding.data.augment import Crop
 from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
 from ctgrounding.encoders.readouts import ReadoutContext
 from ctgrounding.encoders.vision_language import VisionLanguageEncoder
-from ctgrounding.errors import CheckpointError, ConfigError
+from ctgrounding.errors import CheckpointError, ConfigError, ScanError
 from ctgrounding.exported import is_exported, read_folder
 from ctgrounding.geometry import Grid
 from ctgrounding.ingest import OriginalSlice, Scan, read_scan
@@ -113,8 +114,13 @@ class Model:
             series: Series number, where a folder holds several.
 
         Raises:
-            ScanError: If it is no usable CT scan.
+            ScanError: If it is no usable CT scan, or no path.
         """
+        if not isinstance(path, str | Path):
+            raise ScanError(
+                f"A scan is a file, a DICOM folder, or what read() gave, but this is of type {type(path).__name__}. "
+                "Give one path; save an array as NIfTI first, with its affine."
+            )
         return read_scan(path, self.spacing_mm, series)
 
     def encode_scan(self, scan: str | Path | Scan, head: str = "main") -> Float[Tensor, "M"]:
@@ -122,8 +128,19 @@ class Model:
 
         Args:
             scan: A file, a DICOM folder, or what :meth:`read` gave.
-            head: Image head to use.
+            head: Image head to use, one of those that read ``global``.
+
+        Raises:
+            ConfigError: If there is no such head, or it reads another readout.
+            ScanError: If it is no usable CT scan.
         """
+        reads = self.encoder.heads.image_readouts
+        if reads.get(head, "global") != "global":
+            fitting = sorted(name for name, readout in reads.items() if readout == "global")
+            raise ConfigError(
+                f"The image head '{head}' reads '{reads[head]}', but a scan's vector is 'global'. "
+                f"Name one of {fitting}."
+            )
         opened = scan if isinstance(scan, Scan) else self.read(scan)
         encoded = self._encode(opened.image_hu, opened.grid, opened.valid_box, [])
         return encoded.image("global", head)[0].cpu()
@@ -132,9 +149,9 @@ class Model:
         """Unit vectors of sentences or reports; one row for a single string too.
 
         Raises:
-            ConfigError: If a text is empty.
+            ConfigError: If a text is empty or no string.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = list(text) if isinstance(text, Iterable) and not isinstance(text, str) else [text]
         return self.encoder.heads.text(head, self._text_vectors(texts)).cpu()
 
     def locate(self, scan: str | Path | Scan, text: str) -> Location:
@@ -215,6 +232,11 @@ class Model:
             return self.encoder.join([part], self._text_vectors(texts))
 
     def _text_vectors(self, texts: Sequence[str]) -> Float[Tensor, "T E"]:
+        wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+        if wrong:
+            raise ConfigError(
+                f"A text is a string, but this is of type {wrong[0]}. Give one sentence or report at a time."
+            )
         if any(not text.strip() for text in texts):
             raise ConfigError("The text is empty. Write what to look for, for example 'a cyst in the left kidney'.")
         tokenizer = self.encoder.text.tokenizer
@@ -278,11 +300,23 @@ def _load_exported(folder: Path) -> Model:
 
 
 def build(model_config: Mapping[str, Any]) -> VisionLanguageEncoder:
-    """An untrained model from the ``model`` part of a run configuration."""
+    """An untrained model from the ``model`` part of a run configuration.
+
+    Raises:
+        ConfigError: If it does not say what to build, or names a class that cannot be imported here.
+    """
     model_config = deepcopy(dict(model_config))  # the parser leaves objects of its own in what it is given
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VisionLanguageEncoder, "model")
-    parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS if name in model_config}})
+    try:
+        parsed = parser.parse_object({"model": {name: model_config[name] for name in PARTS if name in model_config}})
+    except ArgumentError as error:
+        said = " ".join(str(error).replace('Parser key "', "").replace('":', ":").split()).rstrip(".")
+        foreign = "No module named" in said
+        raise ConfigError(
+            f"The model cannot be built from its configuration: {said}. "
+            + ("Install that package, or put the folder it lies in on PYTHONPATH." if foreign else "Correct it there.")
+        ) from error
     encoder: VisionLanguageEncoder = parser.instantiate(parsed).model
     return encoder
 

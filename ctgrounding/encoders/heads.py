@@ -118,6 +118,9 @@ class Heads(nn.Module):
         readouts: Width of each readout of the model.
         text: Width of a text vector.
 
+    Attributes:
+        image_readouts: The readout that each image head was declared for.
+
     Raises:
         ConfigError: If a head copies one that does not exist or is a copy itself, sets more than ``copy``,
             names a readout that the model lacks, or a logit scale is out of range.
@@ -138,6 +141,7 @@ class Heads(nn.Module):
         super().__init__()
         image = {name: _settings("image", name, config.image) for name in config.image}
         words = {name: _settings("text", name, config.text) for name in config.text}
+        self.image_readouts = {name: head.readout for name, head in image.items()}
         self.image_heads = nn.ModuleDict(
             {name: Head(head, _readout_width(name, head, readouts)) for name, head in image.items()}
         )
