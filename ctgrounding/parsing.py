@@ -57,7 +57,7 @@ def with_bare_flags(function: Callable[..., object], words: Sequence[str]) -> li
     if not isroutine(function):
         return list(words)
     flags = {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool}
-    following = [*words[1:], ""]
+    following = [*words, ""][1:]
     return [
         f"{word}=true" if word in flags and after.lower() not in _TRUTHS else word
         for word, after in zip(words, following, strict=True)

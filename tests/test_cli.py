@@ -60,6 +60,13 @@ class TestWithoutARun:
         cli.main(["--version"])
         assert capsys.readouterr().out.startswith("ctgrounding ")
 
+    def test_doctor_without_a_word_behind_it(self, monkeypatch, capsys):
+        from ctgrounding.commands import doctor
+
+        monkeypatch.setattr(doctor, "_CHECKS", {"python": doctor._CHECKS["python"]})
+        cli.main(["doctor"])
+        assert "Everything that ctgrounding needs works." in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("words", "says"),
         [

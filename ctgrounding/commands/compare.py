@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctgrounding.errors import ConfigError
@@ -33,7 +34,7 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
         table.add_row(*_row(item, alpha))
     console.print(table)
     for note in found.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     console.print(f"{found.protocol}\n{found.answer(alpha)}")
     return found
 
@@ -43,7 +44,7 @@ def _row(item: Difference, alpha: float) -> tuple[str, ...]:
     name = f"{item.name} {item.column}".strip()
     values = (f"{item.first:.3g}", f"{item.second:.3g}", f"{item.difference:+.3g}")
     return (
-        name,
+        escape(name),
         str(item.cases),
         *values,
         f"{item.low:+.3g} to {item.high:+.3g}",

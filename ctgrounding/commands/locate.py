@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16
 from rich.console import Console
+from rich.markup import escape
 
-from ctgrounding.errors import ConfigError
+from ctgrounding.errors import ConfigError, ShardError
 from ctgrounding.evaluation.examples import coronal_view
 from ctgrounding.evaluation.pictures import depth_picture, png
 from ctgrounding.geometry import Grid
@@ -74,7 +75,14 @@ def _from_shards(model: Model, scan_id: str, text: str, shards: list[str] | None
     folders = shards or model.shard_paths
     if not folders:
         raise ConfigError(f"'{scan_id}' is no file, and an exported model names no shards. Name some with --shards.")
-    for path in find_shards(folders):
+    try:
+        files = find_shards(folders)
+    except ShardError as error:
+        raise ConfigError(
+            f"'{scan_id}' is no file or folder here, and as the id of a scan it cannot be looked up: {error} "
+            "Name the shards with --shards if they lie elsewhere."
+        ) from error
+    for path in files:
         shard = Shard(path)
         for row, record in enumerate(shard.records):
             if record.scan_id == scan_id:
@@ -87,8 +95,9 @@ def _from_shards(model: Model, scan_id: str, text: str, shards: list[str] | None
 def _say(text: str, found: Location, picture: Path) -> None:
     console = Console(highlight=False)
     share = found.probability.max()
-    console.print(f'"{text}" lies at depth [bold]{found.depth_mm:.1f} mm[/bold] (world z), probability {share:.2f}')
+    where = f"[bold]{found.depth_mm:.1f} mm[/bold] (world z), probability {share:.2f}"
+    console.print(f'"{escape(text)}" lies at depth {where}', soft_wrap=True)
     if found.slice is not None:
         image = "" if found.slice.image is None else f", image {found.slice.image}"
         console.print(f"slice {found.slice.index} of the file{image}, at {found.slice.depth_mm:.1f} mm")
-    console.print(f"picture: {picture}")
+    console.print(f"picture: {picture}", markup=False, soft_wrap=True)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.saved import SavedEmbeddings
@@ -16,7 +17,8 @@ def search(text: str, *, model: Path, embeddings: Path | None = None, head: str 
     Args:
         text: What to look for, for example "emphysema of both upper lobes".
         model: Run folder of ``ctgrounding fit``, or a checkpoint.
-        embeddings: Folder that ``ctgrounding predict`` wrote; ``embeddings`` in the run folder if not given.
+        embeddings: Folder that ``ctgrounding predict`` wrote; ``embeddings`` in the run folder if not given, of a
+            checkpoint in that of its run.
         head: Image and text head to compare in.
         top: How many scans to show.
 
@@ -28,13 +30,18 @@ def search(text: str, *, model: Path, embeddings: Path | None = None, head: str 
     """
     if top < 1:
         raise ConfigError(f"--top is {top}, which shows no scan. Give a number from 1 on.")
-    saved = SavedEmbeddings(embeddings or model / "embeddings")
+    saved = SavedEmbeddings(embeddings or _run_folder(model) / "embeddings")
     vectors = {scan: saved.vector(scan, "global", head) for scan in saved.scans}
     trained = load(model)
     saved.check_made_by(trained.encode_text)
     ranked = trained.search(vectors, text, head, top)
-    table = Table("rank", "scan", "cosine", box=None)
+    table = Table("rank", Column("scan", overflow="fold"), "cosine", box=None)
     for rank, (scan, cosine) in enumerate(ranked, start=1):
-        table.add_row(str(rank), scan, f"{cosine:.3f}")
+        table.add_row(str(rank), escape(scan), f"{cosine:.3f}")
     Console(highlight=False).print(table)
     return [scan for scan, _ in ranked]
+
+
+def _run_folder(model: Path) -> Path:
+    in_run = model.is_file() and model.parent.name == "checkpoints"
+    return model.parent.parent if in_run else model
