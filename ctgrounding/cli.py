@@ -1,5 +1,6 @@
 """The ``ctgrounding`` command: a table of commands, each imported when it is called."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -55,23 +56,23 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Words after ``ctgrounding``; those of the process if None.
 
     Raises:
-        SystemExit: With code 2 and one sentence on stderr when the user can mend it.
+        SystemExit: With code 2 and one sentence on stderr when the user can mend it, with 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview())
-    elif words[0] == "--version":
-        sys.stdout.write(f"ctgrounding {__version__}\n")
-    else:
-        run_command = _find(words[0])
-        try:
-            run_command(words)
-        except CTGroundingError as error:
-            fail(str(error))
-        except OSError as error:
-            if error.filename is None or words[0] in TRAINER_COMMANDS:
-                raise
-            fail(f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.")
+    words = list(sys.argv[1:] if args is None else args) or ["--help"]
+    try:
+        _run(words)
+    except CTGroundingError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # its reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None or words[0] in TRAINER_COMMANDS:
+            raise
+        fail(f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.")
 
 
 def lightning_main(args: Sequence[str] | None = None) -> None:
@@ -103,6 +104,16 @@ def fail(message: str) -> NoReturn:
     """One sentence on stderr and exit code 2: the user's way out is in the message."""
     sys.stderr.write(f"error: {message}\n")
     raise SystemExit(2)
+
+
+def _run(words: list[str]) -> None:
+    if words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        sys.stdout.flush()
+    elif words[0] == "--version":
+        sys.stdout.write(f"ctgrounding {__version__}\n")
+    else:
+        _find(words[0])(words)
 
 
 def _find(name: str) -> Callable[[list[str]], object]:

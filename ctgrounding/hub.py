@@ -120,10 +120,17 @@ class CTGroundingModel(PreTrainedModel):  # type: ignore[misc]
             model.encoder.load_state_dict(read_weights(folder))
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: its weights do not fit its config.json. Export it again.") from error
-        if dtype not in (None, "auto"):
-            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-        if device_map is not None:
-            model.to(device_map)
+        try:
+            if dtype not in (None, "auto"):
+                model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+            if device_map is not None:
+                model.to(device_map)
+        except (AttributeError, RuntimeError, TypeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ConfigError(
+                f"dtype={dtype!r} and device_map={device_map!r} cannot be used here ({reason}). "
+                "Give a floating point type and one device, such as 'cuda:0'."
+            ) from error
         model.eval()
         return model
 

@@ -25,6 +25,7 @@ LONGEST_QUOTE = 60
 _TRUTHS = ("true", "false", "yes", "no")
 _LACKS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
+_NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 _NO_PATH = re.compile(r"Expected a dot import path string: (\w+)")
 _ALONE = r"(?: - Expected <class 'NoneType'>|\. Got value: .*)?\.?"
 _NO_LIST = re.compile(rf"([\w.]+): Expected (?:a )?(?:<class '(?:list|tuple)'>|tuple with (\d+) elements){_ALONE}")
@@ -105,6 +106,8 @@ def _in_words(text: str, given: Written | None) -> str:
         module, name = found.groups()
         place = written.place_of(f"{module}.{name}") or written.place_of(name) or key
         return f"{place}: {module} has no '{name}'." + _perhaps(near(name, dir(import_module(module))))
+    if found := _NO_MODULE.search(text):
+        return f"{key}: there is no module '{found[1]}'. Install it, or put the folder that it lies in on PYTHONPATH."
     if found := _NO_PATH.search(text):
         place = written.place_of(found[1]) or key
         return f"{place}: there is no class '{found[1]}'. Give its full import path, or check the spelling."
@@ -113,6 +116,8 @@ def _in_words(text: str, given: Written | None) -> str:
         place = written.place_of(name) or key
         return f"{place}: there is no such argument." + _perhaps(written.arguments_near(place))
     if found := _UNKNOWN.search(text):
+        if not any(word.startswith("-") for word in found[1].split()):
+            return f"Nothing takes '{found[1]}'. Put text of several words in quotes, or see --help."
         return f"There is no option {found[1]}. Check the spelling with --help."
     if found := _NO_SETTING.search(text):
         key = re.sub(r"^(fit|validate|test|predict)\.", "", found[2])

@@ -60,6 +60,24 @@ class TestWithoutARun:
         cli.main(["--version"])
         assert capsys.readouterr().out.startswith("ctgrounding ")
 
+    def test_a_reader_that_leaves_early_is_no_fault(self):
+        code = "import ctgrounding.cli as c; c.main(['--help'])"
+        started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.stdout.close()
+        assert started.wait(timeout=60) == 1
+        assert started.stderr.read() == b""
+        started.stderr.close()
+
+    def test_ctrl_c_leaves_without_a_traceback(self, monkeypatch, capsys):
+        def interrupted(words):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "_find", lambda name: interrupted)
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["search", "a cyst"])
+        assert leaving.value.code == 130
+        assert capsys.readouterr().err == "Stopped.\n"
+
     def test_doctor_without_a_word_behind_it(self, monkeypatch, capsys):
         from ctgrounding.commands import doctor
 
@@ -73,6 +91,10 @@ class TestWithoutARun:
             (["fitt"], "Did you mean 'fit'"),
             (["phantom", "--patiens", "3"], "There is no option --patiens"),
             (["ingest", "--card", "nope.yaml", "--output", "x"], "There is no card 'nope.yaml'"),
+            (
+                ["search", "--model", "x", "a", "cyst", "left"],
+                "Nothing takes 'cyst left'. Put text of several words in",
+            ),
             (["locate", "a cyst", "--model", "none", "--scan", "x"], "There is no checkpoint at none"),
             (["fit", "--config", "nope.yaml"], "There is no config file 'nope.yaml'"),
             (["fit"], "Nothing says what model.image"),
@@ -143,6 +165,10 @@ MISTAKES = {
     "class_without_path": (
         ["--model.objectives.organ.class_path", "OrganGroundin"],
         ["model.objectives.organ.class_path", "'OrganGroundin'"],
+    ),
+    "module": (
+        ["--model.objectives.organ.class_path", "my_package.MoreOfIt"],
+        ["model.objectives: there is no module 'my_package'", "on PYTHONPATH"],
     ),
     "encoder": (["--model.image", "ctgrounding.encoders.image.conv.PatchCon"], ["model.image", "'PatchConv'"]),
     "argument": (

@@ -4,11 +4,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import compare as pairs
 from ctgrounding.evaluation.compare import Comparison, Difference
+
+WIDE = 240
+"""Columns of output that goes to no terminal."""
 
 
 def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
@@ -29,7 +32,11 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
         raise ConfigError(f"--alpha is {alpha}, but a chance lies between 0 and 1. Use 0.05, for example.")
     found = pairs.compare(run_a, run_b)
     console = Console(highlight=False)
-    table = Table("number", "cases", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None)
+    if not console.is_terminal:
+        console.width = WIDE  # a pipe has no width to fit into
+    table = Table(
+        Column("number", overflow="fold"), "cases", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None
+    )
     for item in found.differences:
         table.add_row(*_row(item, alpha))
     console.print(table)

@@ -160,7 +160,9 @@ def _trained_on(trained: Model) -> list[dict[str, str | int]] | None:
 def _say(console: Console, output: Path, description: Description, about: TowerAbout | None) -> None:
     licence = description.licence
     console.print(
-        f"Wrote {output}: model, model card, and how transformers reads it. Licence: {licence}.", soft_wrap=True
+        f"Wrote {output}: model, model card, and how transformers reads it. Licence: {licence}.",
+        markup=False,
+        soft_wrap=True,
     )
     if licence == NOT_STATED:
         console.print("  Nobody may use weights without a licence: give one with --licence.")

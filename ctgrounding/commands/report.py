@@ -17,5 +17,5 @@ def report(run: Path) -> Path:
         The page.
     """
     page = write_page(run)
-    Console(highlight=False).print(f"wrote {page}")
+    Console(highlight=False).print(f"wrote {page}", markup=False, soft_wrap=True)
     return page

@@ -10,6 +10,9 @@ from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.saved import SavedEmbeddings
 from ctgrounding.model import load
 
+WIDE = 240
+"""Columns of output that goes to no terminal."""
+
 
 def search(text: str, *, model: Path, embeddings: Path | None = None, head: str = "main", top: int = 10) -> list[str]:
     """Rank the scans that ``ctgrounding predict`` embedded by a sentence.
@@ -38,7 +41,10 @@ def search(text: str, *, model: Path, embeddings: Path | None = None, head: str 
     table = Table("rank", Column("scan", overflow="fold"), "cosine", box=None)
     for rank, (scan, cosine) in enumerate(ranked, start=1):
         table.add_row(str(rank), escape(scan), f"{cosine:.3f}")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE  # a pipe has no width to fit into
+    console.print(table)
     return [scan for scan, _ in ranked]
 
 

@@ -68,7 +68,7 @@ def depth_picture(
         _style(axes)
     curve.set_yticklabels([])
     if lines:
-        figure.text(0.02, 0.97, "\n".join(lines), color=_INK, fontsize=10, va="top")
+        figure.text(0.02, 0.97, "\n".join(lines), color=_INK, fontsize=10, va="top", parse_math=False)
     handles, labels = body.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower left", ncols=2, frameon=False, labelcolor=_INK, fontsize=10)
     return figure

@@ -264,6 +264,9 @@ class TestTransformers:
         import ctgrounding.hub
 
         model = ctgrounding.hub.CTGroundingModel
+        for wrong in ({"device_map": "auto"}, {"dtype": "float12"}, {"dtype": "int8"}):
+            with pytest.raises(ConfigError, match=r"cannot be used here .* one device"):
+                model.from_pretrained(exported, **wrong)
         with pytest.raises(ConfigError, match="but not quantization_config"):
             model.from_pretrained(exported, quantization_config={})
         with pytest.raises(CheckpointError, match="There is no folder somebody/model"):
