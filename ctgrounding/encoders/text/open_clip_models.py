@@ -2,7 +2,7 @@
 
 import json
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ctgrounding.encoders.lora import Lora, adapt
 from ctgrounding.encoders.open_clip_models import open_clip_model, weights_of, without_root_handler
-from ctgrounding.encoders.text.base import TextEncoder, Tokenizer, pool
+from ctgrounding.encoders.text.base import Tokenizer, pool
+from ctgrounding.encoders.text.tuning import TunedText, Tuning, check_tuning
 from ctgrounding.errors import ConfigError
 
 
@@ -47,7 +48,7 @@ class OpenClipModelTokenizer(Tokenizer):
         return len(words(made.clean_fn(text), verbose=False)["input_ids"])
 
 
-class OpenClipModelText(TextEncoder):
+class OpenClipModelText(TunedText):
     """The text tower of any open_clip model: its vectors are those of ``model.encode_text``.
 
     Its context is short, 77 tokens for CLIP; around it ``SentenceText`` encodes a report sentence by sentence.
@@ -76,12 +77,11 @@ class OpenClipModelText(TextEncoder):
         self,
         model: str,
         pretrained: bool | str = False,
-        tuning: Literal["frozen", "lora", "full"] = "full",
+        tuning: Tuning = "full",
         lora: Lora | None = None,
         cache: str | None = None,
     ) -> None:
-        if lora is not None and tuning != "lora":
-            raise ConfigError(f"lora has no effect where tuning is {tuning}. Set tuning to lora, or remove it.")
+        check_tuning(tuning, lora)
         if cache is not None and tuning != "frozen":
             raise ConfigError(
                 f"A text cache keeps vectors that never change, but tuning is {tuning}. Freeze the tower, or remove "
@@ -92,16 +92,12 @@ class OpenClipModelText(TextEncoder):
         tokenizer = OpenClipModelTokenizer(model)
         with torch.no_grad():
             width = tower(torch.full((1, tokenizer.context_length), tokenizer.pad_id)).shape[1]
-        super().__init__(width, tokenizer)
-        self.tuning = tuning
+        super().__init__(tower, width, tokenizer, tuning)
         self._sees_padding = not _is_clip(tower, _tokenizer(model))
         if self._sees_padding:
             self.bucket_ratio = float("inf")  # all rows are as long as the context
-        if tuning == "frozen":
-            tower.requires_grad_(False)
         if tuning == "lora":
             adapt(tower, lora or Lora())
-        self.tower: Any = tower
         self._model = model
         if cache is not None:
             self.keep_vectors(cache)
@@ -114,16 +110,9 @@ class OpenClipModelText(TextEncoder):
         found: Any = get_model_config(self._model)
         return (json.dumps(found["text_cfg"], sort_keys=True),)
 
-    def train(self, mode: bool = True) -> "OpenClipModelText":
-        """Set training mode; a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if self.tuning == "frozen":
-            self.tower.eval()
-        return self
-
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row, without gradient where the tower is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
+        with self.gradient():
             return self._whole(tokens, mask) if self._sees_padding else self._causal(tokens, mask)
 
     def _whole(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
@@ -134,7 +123,8 @@ class OpenClipModelText(TextEncoder):
 
     def _causal(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """The same numbers from shorter rows: the end mark sees nothing behind it."""
-        tower, length = self.tower, tokens.shape[1]
+        tower: Any = self.tower
+        length = tokens.shape[1]
         states = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         states = tower.ln_final(tower.transformer(states, attn_mask=tower.attn_mask[:length, :length]))
         pooled = pool(states, mask, "last")

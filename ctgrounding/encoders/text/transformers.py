@@ -4,14 +4,15 @@ import json
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ctgrounding.encoders.lora import Lora, check_lora, check_targets
-from ctgrounding.encoders.text.base import Pooling, TextEncoder, TokenAttention, Tokenizer, pool
+from ctgrounding.encoders.text.base import Pooling, TokenAttention, Tokenizer, pool
+from ctgrounding.encoders.text.tuning import TunedText, Tuning, check_tuning
 from ctgrounding.errors import ConfigError
 
 _ORIGINS = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "special_tokens_map_file")
@@ -50,7 +51,7 @@ class TransformersTokenizer(Tokenizer):
         return len(_tokenizer(self.model)(text, truncation=False, verbose=False)["input_ids"])
 
 
-class TransformersText(TextEncoder):
+class TransformersText(TunedText):
     """A pretrained encoder from ``transformers.AutoModel``.
 
     Args:
@@ -75,15 +76,14 @@ class TransformersText(TextEncoder):
         self,
         model: str,
         pooling: Pooling = "mean",
-        tuning: Literal["frozen", "lora", "full"] = "lora",
+        tuning: Tuning = "lora",
         lora: Lora | None = None,
         context_length: int = 512,
         bucket_ratio: float = 1.5,
         cache: str | None = None,
         pretrained: bool = True,
     ) -> None:
-        if lora is not None and tuning != "lora":
-            raise ConfigError(f"lora has no effect where tuning is {tuning}. Set tuning to lora, or remove it.")
+        check_tuning(tuning, lora)
         if cache is not None and (tuning != "frozen" or pooling == "attention"):
             raise ConfigError(
                 f"A text cache keeps vectors that never change, but tuning is {tuning} and pooling {pooling}. "
@@ -95,17 +95,15 @@ class TransformersText(TextEncoder):
             raise ConfigError(
                 f"Text model '{model}' reads {limit} tokens; context_length is {context_length}. Lower it."
             )
-        super().__init__(int(tower.config.hidden_size), TransformersTokenizer(model, context_length), bucket_ratio)
+        width = int(tower.config.hidden_size)
+        super().__init__(tower, width, TransformersTokenizer(model, context_length), tuning, bucket_ratio)
         self.model = model
         self.pooling = pooling
-        self.tuning = tuning
         unused = getattr(tower, "pooler", None)
         if isinstance(unused, nn.Module):
             unused.requires_grad_(False)
-        tower.train(tuning != "frozen")  # transformers hands models out in evaluation mode
-        if tuning == "frozen":
-            tower.requires_grad_(False)
-        self.tower = _with_adapters(model, tower, lora or Lora()) if tuning == "lora" else tower
+        if tuning == "lora":
+            self.tower = _with_adapters(model, tower, lora or Lora())
         self.attention = TokenAttention(self.width) if pooling == "attention" else None
         if cache is not None:
             self.keep_vectors(cache)
@@ -116,16 +114,9 @@ class TransformersText(TextEncoder):
         config: Any = self.tower.config
         return self.pooling, config.to_json_string()
 
-    def train(self, mode: bool = True) -> "TransformersText":
-        """Set training mode; a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if self.tuning == "frozen":
-            self.tower.eval()
-        return self
-
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row, without gradient where the tower is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "frozen"):
+        with self.gradient():
             states: Tensor = self.tower(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
         return pool(states, mask, self.pooling) if self.attention is None else self.attention(states, mask)
 
