@@ -257,7 +257,12 @@ class ShardDataModule(LightningDataModule):
         scans = self._scans("train")
         recipes = (self._evaluation, replace(self._evaluation, features=self.features))
         as_voxels, as_stored = (self.dataset(scans, recipe) for recipe in recipes)
-        return as_voxels.collate()([[as_voxels.sample(0)]]), as_stored.collate()([[as_stored.sample(0)]])
+        sample = as_voxels.sample(0)
+        batch = as_voxels.collate()([[sample]])
+        batch["volume"] = [sample["volume"][None]]  # as it was embedded, not filled up to the shape of a crop
+        if "organs" in batch and "organs" in sample:
+            batch["organs"] = [sample["organs"][None]]
+        return batch, as_stored.collate()([[as_stored.sample(0)]])
 
     def dataset(self, scans: ScanIndex, recipe: Recipe | None = None) -> ScanDataset:
         """Samples of some scans, as evaluation sees them or by a recipe.

@@ -113,6 +113,19 @@ def test_losses_and_validation_are_those_of_the_frozen_encoder(case, runs, store
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+def test_scans_smaller_than_the_crop_train_as_with_the_frozen_encoder(runs, tmp_path):
+    content = yaml.safe_load(runs["conv"].read_text())
+    wide = {"shape": [None, 80, 80], "place": "centre"}
+    content["data"] |= {"crop": wide, "evaluation_crop": wide}
+    config = tmp_path / "wide.yaml"
+    config.write_text(yaml.safe_dump(content))
+    features = tmp_path / "features"
+    embed(model=config, output=features)
+    frozen = fit(config, in_place(features, tmp_path), tmp_path / "frozen", "--trainer.max_epochs", "1")
+    found = fit(config, features / "features.yaml", tmp_path / "stored", "--trainer.max_epochs", "1")
+    np.testing.assert_allclose(found["train/loss"], frozen["train/loss"], rtol=1e-6)
+
+
 def test_adapters_are_folded_and_what_was_frozen_stays_frozen(tmp_path):
     config = write_run(tmp_path / "start")
     content = yaml.safe_load(config.read_text())
