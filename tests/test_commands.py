@@ -1,4 +1,4 @@
-"""``locate`` and ``search`` print what they were given as it was written, and say what they looked for."""
+"""``locate``, ``search`` and ``compare`` print what they were given as it was written, and say what they looked for."""
 
 import pytest
 import tiny_run
@@ -7,6 +7,7 @@ import yaml
 
 from ctgrounding import cli
 from ctgrounding.data.shards import Shard, find_shards
+from ctgrounding.evaluation.compare import Comparison, Difference
 from ctgrounding.model import Model, Use, build
 from ctgrounding.testing.shards import write_tiny_shards
 
@@ -54,6 +55,17 @@ def test_locate_says_that_there_is_no_such_file_before_it_speaks_of_shards(model
 def test_locate_draws_dollars_as_they_are(model, scan_id, tmp_path):
     cli.main(["locate", "of $\\frac and $", "--model", "run", "--scan", scan_id, "--output", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").is_file()
+
+
+def test_compare_in_a_pipe_cuts_no_name_off(monkeypatch, capsys):
+    name, column = "a_number_with_a_long_name/at_12_mm", "[mass] of the left adrenal gland"
+    found = Difference(name, column, 0.5, 0.6, 0.1, -0.1, 0.3, 0.2, 0.4, False, 8, 0)
+    both = Comparison((found,), ("[note]",), "protocol")
+    monkeypatch.setattr("ctgrounding.evaluation.compare.compare", lambda first, second: both)
+    cli.main(["compare", "a", "b"])
+    printed = capsys.readouterr().out
+    assert f"{name} {column}" in printed
+    assert "note: [note]" in printed
 
 
 @pytest.fixture
