@@ -15,6 +15,7 @@ from ctgrounding.encoders.lora import Lora
 from ctgrounding.encoders.text.open_clip_models import OpenClipModelText, OpenClipModelTokenizer
 from ctgrounding.encoders.text.sentences import SentenceText
 from ctgrounding.errors import ConfigError
+from ctgrounding.testing.elsewhere import elsewhere
 
 TEXTS = ["no effusion", "a cyst in the left kidney , and another one behind it", "normal liver", "kidney " * 40]
 CLIP = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -98,6 +99,17 @@ def test_vectors_are_those_of_open_clip(name, models):
             torch.testing.assert_close(encoded(encoder, [text])[0], vector)
     assert encoder.width == expected.shape[1]
     assert expected.std(0).mean() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "bert"])
+def test_no_tensor_stays_behind(name, models):
+    encoder = OpenClipModelText(f"local-dir:{models / name}", pretrained=True).eval()
+    tokens = encoder.tokenizer(TEXTS[0])[None].repeat(2, 1)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    expected = encoder(tokens, mask)
+    with elsewhere() as device:
+        found = encoder.to(device)(tokens.to(device), mask.to(device))
+        torch.testing.assert_close(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
