@@ -73,6 +73,8 @@ def write_patients(
         True
     """
     _check(output, patients, format, seed, voxel_mm, split)
+    if workers == 0 or workers < -1:
+        raise ConfigError(f"workers is {workers}. Give at least 1, or -1 for every core.")
     output.mkdir(parents=True, exist_ok=True)
     orders = [
         _Order(index, seed, voxel_mm, part, wording, _is_dicom(format, seed, index))

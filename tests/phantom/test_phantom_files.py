@@ -255,6 +255,8 @@ def test_stored_values_fit_their_type(storage):
     ("arguments", "message"),
     [
         ({"patients": 0}, "at least one"),
+        ({"workers": 0}, "workers is 0. Give at least 1"),
+        ({"workers": -2}, "workers is -2"),
         ({"seed": -1}, "zero or a positive"),
         ({"format": "png"}, "nifti, dicom or mixed"),
         ({"voxel_mm": 0.0}, "between 0.5 and 50"),
