@@ -27,11 +27,14 @@ from ctgrounding.evaluation.protocols import names as protocols
 from ctgrounding.noise import silence
 from ctgrounding.parsing import brief
 from ctgrounding.tasks.callbacks import CutTexts, SaveOnSignal
-from ctgrounding.tasks.checkpoints import LAST, WholeCheckpoints, default_checkpoints
+from ctgrounding.tasks.checkpoints import LAST, LastCheckpoint, WholeCheckpoints
 from ctgrounding.tasks.pretrain import Pretrain
 from ctgrounding.written import Written
 
 _CHOSEN_BY_LIGHTNING = ("last", "best", "hpc")
+_SAID_OF_VALUES = ("Does not validate", "`val_check_interval`")
+"""Parts of what jsonargparse and Lightning say of values, in errors of a kind that a fault would raise too."""
+
 _UNWRITTEN_NULL = "Unable to serialize instance None"
 USAGE = "ctgrounding {command} --config FILE [--config OVERLAY] [--key.nested value ...]"
 
@@ -77,9 +80,9 @@ def run(words: list[str], execute: bool = True) -> LightningCLI:
                 "The checkpoint's optimizer has other groups of parameters than this configuration makes. Go on with "
                 "the run's own config.yaml, or start from weights alone by model.initial_weights."
             ) from error
-        if isinstance(error, CTGroundingError) or "Does not validate" not in str(error):
+        if isinstance(error, CTGroundingError) or not any(said in str(error) for said in _SAID_OF_VALUES):
             raise
-        raise ConfigError(brief(error, written)) from error  # a class refused its arguments
+        raise ConfigError(brief(error, written)) from error  # a class or the trainer refused its arguments
     finally:
         sys.argv = argv
 
@@ -189,7 +192,7 @@ class TrainerCLI(LightningCLI):
             config["logger"] = CSVLogger(str(folder), name="logs")
         keeps = config.get("enable_checkpointing") is not False
         if keeps and not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
-            config["callbacks"] += default_checkpoints(folder / "checkpoints")
+            config["callbacks"].append(LastCheckpoint(folder / "checkpoints"))
         if keeps:
             config["callbacks"].append(SaveOnSignal(folder / "checkpoints" / LAST))
         config["callbacks"].append(CutTexts())

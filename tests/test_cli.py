@@ -200,6 +200,19 @@ MISTAKES = {
     "label": (["--data.label_names", "[nope]"], ["data.label_names", "'nope'"]),
     "batch_size": (["--data.batch_size", "1000"], ["data.batch_size is 1000"]),
     "accumulation": (["--trainer.accumulate_grad_batches", "2"], ["data.micro_batch_size"]),
+    "accumulation_later": (
+        ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 1, 1: 2}"],
+        ["trainer.callbacks has GradientAccumulationScheduler", "data.micro_batch_size"],
+    ),
+    "rate_finder": (["--trainer.callbacks+=LearningRateFinder"], ["trainer.callbacks has LearningRateFinder"]),
+    "endless": (
+        ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:10"],
+        ["trainer.max_epochs -1 says no number of them", "max_steps"],
+    ),
+    "validation_after_the_epoch": (
+        ["--trainer.val_check_interval", "50"],
+        ["`val_check_interval` (50) must be less than or equal"],
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ctgrounding.encoders.text.base import Tokenizer
@@ -28,7 +29,8 @@ class SaveOnSignal(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save, if training had begun; the next ``fit --ckpt_path last`` continues from it."""
-        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and trainer.training and trainer.global_step:
+        is_fit = trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False)
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt) and is_fit and trainer.global_step:
             trainer.save_checkpoint(self.file)
 
 

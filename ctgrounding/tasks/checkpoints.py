@@ -4,7 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ctgrounding.encoders.checkpoint_files import UNREADABLE, unreadable
@@ -48,14 +49,26 @@ class WholeCheckpoints(TorchCheckpointIO):
         return checkpoint
 
 
-def default_checkpoints(folder: Path) -> list[Callback]:
+class LastCheckpoint(ModelCheckpoint):
     """``last.ckpt`` after every epoch, and every 15 minutes of a long one.
+
+    Lightning's own, told to keep the last one alone, writes none after an epoch, and one at the end of a
+    ``fast_dev_run`` too, over that of the run that it tries out.
 
     Args:
         folder: Where it goes. A second fit into the same folder writes over it.
     """
-    shared: dict[str, Any] = {"dirpath": folder, "save_last": True, "save_top_k": 0, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(**shared, every_n_epochs=1, save_on_train_epoch_end=True),
-        ModelCheckpoint(**shared, train_time_interval=_EVERY),
-    ]
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder, save_last=True, save_top_k=0, enable_version_counter=False, train_time_interval=_EVERY
+        )
+        self._file = folder / LAST
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, validation included, unless the fit only tries whether it runs."""
+        if not getattr(trainer, "fast_dev_run", False):
+            trainer.save_checkpoint(self._file)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the end of the last epoch has saved."""

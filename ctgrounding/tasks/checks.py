@@ -1,7 +1,7 @@
 """What a task refuses before a step is taken, each in one sentence."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,14 @@ from ctgrounding.errors import CheckpointError, ConfigError
 
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 """Those that keep weights in float32 at least; the last one is refused where it scales losses."""
+
+_REFUSED_CALLBACKS = {
+    "GradientAccumulationScheduler": "Contrastive losses do not add up over batches; remove it and set data.batch_size "
+    "and data.micro_batch_size, which is exact.",
+    "BatchSizeFinder": "data.batch_size is part of a contrastive loss; remove it and set data.micro_batch_size to what "
+    "fits the memory.",
+    "LearningRateFinder": "It cannot reach the rates of an optimizer recipe; remove it and set model.optimizer.",
+}
 
 
 def check_roles(objectives: Mapping[str, object], weights: Mapping[str, object]) -> None:
@@ -53,6 +61,17 @@ def check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins ha
         raise ConfigError(
             "static_graph makes DDP train silently wrong weights when a step has several backward passes. Turn it off."
         )
+
+
+def check_callbacks(callbacks: Iterable[object]) -> None:
+    """Refuse Lightning's callbacks that would change what a step is, of which the first would lose gradients.
+
+    Raises:
+        ConfigError: With the callback and what to set instead.
+    """
+    for name in (type(callback).__name__ for callback in callbacks):
+        if name in _REFUSED_CALLBACKS:
+            raise ConfigError(f"trainer.callbacks has {name}. {_REFUSED_CALLBACKS[name]}")
 
 
 def check_labels(columns: tuple[str, ...] | None, users: Mapping[str, object]) -> None:

@@ -26,7 +26,14 @@ from ctgrounding.objectives.base import Objective
 from ctgrounding.tasks import randomness
 from ctgrounding.tasks.accumulation import Outputs, step_loss
 from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_names, weight_at
-from ctgrounding.tasks.checks import check_labels, check_roles, check_spacing, check_trainer, leave_out_objectives
+from ctgrounding.tasks.checks import (
+    check_callbacks,
+    check_labels,
+    check_roles,
+    check_spacing,
+    check_trainer,
+    leave_out_objectives,
+)
 from ctgrounding.tasks.encoding import StepWork
 from ctgrounding.tasks.evaluated_task import EvaluatedTask
 from ctgrounding.tasks.evaluating import Evaluation
@@ -149,6 +156,7 @@ class Pretrain(EvaluatedTask):
         # Filling every new tensor is a debugging aid that takes a tenth of a deterministic step on a CPU.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if stage == "fit":
+            check_callbacks(getattr(self.trainer, "callbacks", ()))
             if self.initial_weights:
                 count = load_initial(self, Path(self.initial_weights))
                 self._say(f"Started from {count} tensors of {self.initial_weights}.")
@@ -227,13 +235,22 @@ class Pretrain(EvaluatedTask):
         """Do nothing: gradients are zeroed at the start of the step, before replays add theirs."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer by its recipe; the schedule advances by step."""
-        total = int(self.trainer.estimated_stepping_batches)
+        """Build the optimizer by its recipe; the schedule advances by step.
+
+        Raises:
+            ConfigError: If nothing says how many steps the fit has.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ConfigError(
+                "The learning rate follows the share of steps done, and trainer.max_epochs -1 says no number of them. "
+                "Set trainer.max_epochs or max_steps; max_time may still end the fit before."
+            )
         trained = {name for name, parameter in self.encoder.named_parameters() if parameter.requires_grad}
         towers = self.encoder.layers_above().items()
         above = {tower: {name: count for name, count in names.items() if name in trained} for tower, names in towers}
         self.recipe.use_layers({tower: with_prefix("encoder", names) for tower, names in above.items()})
-        optimizer, scheduler = self.recipe.build(self.named_parameters(), total)
+        optimizer, scheduler = self.recipe.build(self.named_parameters(), int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _record(
