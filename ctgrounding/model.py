@@ -4,6 +4,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -331,8 +332,18 @@ def _within(box: Sequence[Sequence[int]], start: Sequence[int], shape: Sequence[
 
 def _locating(model_config: Mapping[str, Any]) -> Use | None:
     for objective in model_config["objectives"].values():
-        if objective and objective["class_path"].endswith(".SnippetLocalization"):
+        if objective and _localizes(objective["class_path"]):
             chosen = objective.get("init_args", {})
             names = {"image_head": "image_head", "text_head": "text_head", "tau": "temperature"}
             return Use(**{names[name]: chosen[name] for name in names if name in chosen})
     return None
+
+
+def _localizes(class_path: str) -> bool:
+    """Whether a class is SnippetLocalization or one of its subclasses; one that cannot be imported goes by its name."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        bases = getattr(import_module(module), name).__mro__
+    except (ImportError, AttributeError, ValueError):
+        return name == "SnippetLocalization"
+    return "SnippetLocalization" in {base.__name__ for base in bases}

@@ -85,6 +85,14 @@ class TestWithoutARun:
         cli.main(["doctor"])
         assert "Everything that ctgrounding needs works." in capsys.readouterr().out
 
+    def test_doctor_ends_with_1_where_something_needs_mending(self, monkeypatch, capsys):
+        from ctgrounding.commands import doctor
+
+        monkeypatch.setattr(doctor, "_CHECKS", {"codec": lambda: (False, "no Blosc", "Install hdf5plugin.")})
+        with pytest.raises(SystemExit, match="1"):
+            cli.main(["doctor"])
+        assert "Something above needs mending." in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("words", "says"),
         [

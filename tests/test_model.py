@@ -11,7 +11,8 @@ import yaml
 from ctgrounding.errors import ConfigError, ScanError
 from ctgrounding.geometry import Grid
 from ctgrounding.ingest import Scan
-from ctgrounding.model import Model, build
+from ctgrounding.model import Model, Use, _locating, build
+from ctgrounding.objectives import SnippetLocalization
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,15 @@ def test_a_model_with_an_unknown_argument_is_refused_in_a_sentence(sections):
     wrong = {**sections["image"], "init_args": {"widht": 3}}
     with pytest.raises(ConfigError, match=r"model.image: .*Option 'widht' is not accepted. Correct it there"):
         build({**sections, "image": wrong})
+
+
+class Sharper(SnippetLocalization):
+    """An objective of somebody's own."""
+
+
+@pytest.mark.parametrize("name", ["ctgrounding.objectives.SnippetLocalization", "test_model.Sharper"])
+def test_a_model_of_ones_own_localization_can_locate(name):
+    objectives = {"global": None, "own": {"class_path": name, "init_args": {"image_head": "a", "tau": 0.2}}}
+    found = _locating({"objectives": objectives})
+    assert (found.image_head, found.text_head, found.temperature) == ("a", Use().text_head, 0.2)
+    assert _locating({"objectives": {"own": {"class_path": "test_model.Model"}}}) is None

@@ -23,11 +23,11 @@ LIBRARIES = (
 )
 
 
-def doctor() -> bool:
+def doctor() -> None:
     """Check this installation: libraries, codecs, devices, and what fails when lightning is imported first.
 
-    Returns:
-        Whether everything that ctgrounding needs works.
+    Raises:
+        SystemExit: With code 1 if something needs mending.
     """
     table = Table("check", "result", "what to do", box=None)
     healthy = True
@@ -38,7 +38,8 @@ def doctor() -> bool:
     console = Console()
     console.print(table)
     console.print("Everything that ctgrounding needs works." if healthy else "Something above needs mending.")
-    return healthy
+    if not healthy:
+        raise SystemExit(1)
 
 
 def _python() -> tuple[bool, str, str]:

@@ -126,7 +126,11 @@ class SavedEmbeddings:
         name = f"image/{readout}/{head}"
         with safe_open(self.folder / part, framework="pt") as file:
             if readout == "organ" or name not in file.keys():  # noqa: SIM118 - no mapping
-                raise ConfigError(f"Readout '{readout}' through head '{head}' has no saved row for each scan.")
+                heads = sorted(key.rpartition("/")[2] for key in file.keys() if key.startswith(f"image/{readout}/"))  # noqa: SIM118
+                raise ConfigError(
+                    f"Readout '{readout}' through head '{head}' has no saved row for each scan. "
+                    f"Saved heads of it: {', '.join(heads) or 'none'}."
+                )
             rows: Tensor = file.get_slice(name)[row : row + 1]
         return rows[0]
 

@@ -105,8 +105,10 @@ def test_what_was_not_saved_is_named(tmp_path):
         saved.feed({"retrieval": ReportRetrieval(), "snippets": SnippetDepth(text_head="main")})
     with pytest.raises(ConfigError, match="Scan 'toy/nobody' is not among the 3"):
         saved.vector("toy/nobody")
-    with pytest.raises(ConfigError, match="no saved row"):
+    with pytest.raises(ConfigError, match=r"no saved row for each scan\. Saved heads of it: none\."):
         saved.vector(saved.scans[0], "depth")
+    with pytest.raises(ConfigError, match=r"'global' through head 'nope' has no .* Saved heads of it: main\."):
+        saved.vector(saved.scans[0], "global", "nope")
     encoded, _ = next(saved.batches())
     with pytest.raises(ConfigError, match="no heads"):
         encoded.heads.image("main", torch.zeros(1))
