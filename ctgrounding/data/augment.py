@@ -1,5 +1,6 @@
 """Which part of a scan a sample shows."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ class Crop:
         place: ``random`` (keyed by seed, epoch and scan) or ``centre``.
 
     Raises:
-        ConfigError: If an extent or a multiple is not positive.
+        ConfigError: If an extent or a multiple is not positive, or not finite.
 
     Examples:
         >>> Crop(shape=(96, 192, None), unit="mm", place="centre").box((64, 256, 200), (3.0, 1.5, 1.5))
@@ -40,8 +41,10 @@ class Crop:
 
     def __post_init__(self) -> None:
         extents = [extent for extent in self.shape or () if extent is not None]
-        if any(extent <= 0 for extent in extents):
-            raise ConfigError(f"data.crop.shape is {self.shape}; extents must be positive, or null for a whole axis.")
+        if not all(0 < extent < math.inf for extent in extents):
+            raise ConfigError(
+                f"data.crop.shape is {self.shape}; extents must be positive and finite, or null for a whole axis."
+            )
         if min(self._multiples()) < 1:
             raise ConfigError(f"data.crop.start_multiple is {self.start_multiple}; it must be at least 1.")
 

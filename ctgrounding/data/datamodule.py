@@ -19,7 +19,7 @@ from ctgrounding.data.loader import Position, StepLoader, Workers
 from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.resume import Progress
-from ctgrounding.data.sampler import EvaluationSampler, Sampler, TrainingSampler
+from ctgrounding.data.sampler import EvaluationSampler, FirstEpoch, Sampler, TrainingSampler
 from ctgrounding.data.shares import Shares
 from ctgrounding.data.sources import ShardSource, Sources
 from ctgrounding.data.spatial import SpatialTransform
@@ -224,6 +224,8 @@ class ShardDataModule(LightningDataModule):
         sampler: Sampler = TrainingSampler(self._sources.training(scans), self.batch_size, self.seed, self._last_batch)
         if self._buckets is not None:
             sampler = self._bucketed(sampler, scans, self._buckets)
+        if getattr(self.trainer, "overfit_batches", 0):
+            sampler = FirstEpoch(sampler)
         return self._loader("train", scans, sampler, self._training)
 
     def val_dataloader(self) -> StepLoader:

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler as TorchSampler
 from ctgrounding.data.collate import Collate
 from ctgrounding.data.dataset import Delivery, Request, ScanDataset
 from ctgrounding.data.sampler import Sampler, share
-from ctgrounding.errors import CTGroundingError
+from ctgrounding.errors import ConfigError, CTGroundingError
 from ctgrounding.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -36,11 +36,19 @@ class Workers:
         count: Worker processes; 0 reads in this one.
         prefetch: Micro-batches that each worker reads ahead.
         start: ``fork``, ``spawn`` or ``forkserver``; the platform's default if None.
+
+    Raises:
+        ConfigError: If a number is out of range.
     """
 
     count: int = 0
     prefetch: int = 2
     start: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, number, least in (("num_workers", self.count, 0), ("prefetch", self.prefetch, 1)):
+            if number < least:
+                raise ConfigError(f"data.{name} is {number}; it must be at least {least}.")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Which scans a step shows: a pure function of seed, epoch and step, the same on every rank."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -74,10 +75,10 @@ class TrainingSampler:
         empty = [source.name for source in sources if not source.units]
         if not count or empty:
             raise ConfigError(f"No training scans in {', '.join(empty) or 'data.shards'}. Check paths and splits.")
-        wrong = [source.name for source in sources if source.weight is not None and not source.weight > 0]
+        wrong = [source.name for source in sources if source.weight is not None and not 0 < source.weight < math.inf]
         if wrong:
             raise ConfigError(
-                f"The weight of {', '.join(wrong)} under data.shards must be positive; remove it instead."
+                f"The weight of {', '.join(wrong)} under data.shards must be positive and finite; remove it instead."
             )
         if batch_size < 1 or (count < batch_size and last_batch == "drop"):
             raise ConfigError(
@@ -130,6 +131,30 @@ class TrainingSampler:
             return Draw(scans[0], repeat)
         pick = keyed_generator("reconstruction", self._seed, source.name, epoch, repeat, unit).integers(len(scans))
         return Draw(scans[int(pick)], repeat)
+
+
+class FirstEpoch:
+    """Another sampler's first epoch in every epoch: what ``trainer.overfit_batches`` takes a part of.
+
+    Args:
+        inner: Gives the draws.
+
+    Examples:
+        >>> sampler = FirstEpoch(TrainingSampler([Source("all", [(0,), (1,), (2,)])], batch_size=1, seed=0))
+        >>> sampler.batch(epoch=5, step=0) == sampler.batch(epoch=0, step=0)
+        True
+    """
+
+    def __init__(self, inner: Sampler) -> None:
+        self.batch_size = inner.batch_size
+        self._inner = inner
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def batch(self, epoch: int, step: int) -> list[Draw]:
+        """The scans of one step over all ranks, the same in every epoch."""
+        return self._inner.batch(0, step)
 
 
 class EvaluationSampler:

@@ -1,6 +1,7 @@
 """How much of training's scans have masks, snippets, both or neither."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -40,8 +41,8 @@ class Shares:
     def __post_init__(self) -> None:
         shares = {item.name: getattr(self, item.name) for item in fields(self)}
         for name, share in shares.items():
-            if not share >= 0:
-                raise ConfigError(f"data.shares.{name} is {share}; a share is at least 0.")
+            if not 0 <= share < math.inf:
+                raise ConfigError(f"data.shares.{name} is {share}; a share is a finite number, at least 0.")
         if not any(shares.values()):
             raise ConfigError(f"data.shares are all 0, which leaves nothing to train on. Set some of {list(shares)}.")
 

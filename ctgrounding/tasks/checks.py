@@ -39,6 +39,18 @@ def check_roles(objectives: Mapping[str, object], weights: Mapping[str, object])
             raise ConfigError(f"model.weights.{role} is {weight}, but must be a number from 0 on.")
 
 
+def check_numbers(texts_per_pass: int | None, seed: int) -> None:
+    """Refuse numbers that no step can be made with.
+
+    Raises:
+        ConfigError: With the number.
+    """
+    if texts_per_pass is not None and texts_per_pass < 1:
+        raise ConfigError(f"model.texts_per_pass is {texts_per_pass}; it must be at least 1, or null for all at once.")
+    if not -(2**63) <= seed < 2**63:
+        raise ConfigError(f"model.seed is {seed}, which has more than 64 bits. Give a smaller one.")
+
+
 def check_trainer(trainer: Any) -> None:  # noqa: ANN401 (Lightning's plugins have no common type)
     """Refuse trainer settings under which a step would not be exact.
 

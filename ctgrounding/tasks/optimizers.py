@@ -76,12 +76,12 @@ class AdamWCosine(OptimizerRecipe):
         no_decay: Sequence[str] = ("position", "queries", "token$", "logit", "layer_scale"),
         layer_decay: float | dict[str, float] = 1.0,
     ) -> None:
-        if lr <= 0:
-            raise ConfigError(f"Learning rate is {lr}; it must be positive. Set model.optimizer.init_args.lr.")
+        if not 0 < lr < math.inf:
+            raise ConfigError(f"Learning rate is {lr}; it must be positive, finite. Set model.optimizer.init_args.lr.")
         shares = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
         if wrong := [name for name, share in shares.items() if not 0 <= share <= 1]:
             raise ConfigError(f"{wrong[0]} is a share in [0, 1], but is {shares[wrong[0]]}.")
-        if weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+        if not 0 <= weight_decay < math.inf or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(
                 f"AdamW needs weight_decay from 0 on and betas in [0, 1), but has {weight_decay} and {list(betas)}."
             )

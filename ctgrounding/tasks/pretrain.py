@@ -29,6 +29,7 @@ from ctgrounding.tasks.balance import Balanced, WeightSchedule, balance, term_na
 from ctgrounding.tasks.checks import (
     check_callbacks,
     check_labels,
+    check_numbers,
     check_roles,
     check_spacing,
     check_trainer,
@@ -85,8 +86,8 @@ class Pretrain(EvaluatedTask):
             ``trainer.callback_metrics`` too.
 
     Raises:
-        ConfigError: If weights and objectives name different roles, ``freeze`` names nothing, or there is nothing to
-            adapt.
+        ConfigError: If weights and objectives name different roles, ``freeze`` names nothing, there is nothing to
+            adapt, or a number is out of range.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Pretrain(EvaluatedTask):
     ) -> None:
         super().__init__(evaluators)
         check_roles(objectives, weights)
+        check_numbers(texts_per_pass, seed)
         self.encoder = VisionLanguageEncoder(image, text, readouts, heads, image_lora)
         made = {role: make(self.encoder.dims) for role, make in objectives.items() if make is not None}
         self.objectives = nn.ModuleDict(made)

@@ -1,5 +1,7 @@
 """Intensity augmentation on the device: what changes grey values, never what moves them."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -25,9 +27,9 @@ class Recolour:
     """
 
     def __init__(self, contrast: float = 0.0, shift_hu: float = 0.0, noise_hu: float = 0.0) -> None:
-        if not 0 <= contrast < 1 or shift_hu < 0 or noise_hu < 0:
+        if not (0 <= contrast < 1 and 0 <= shift_hu < math.inf and 0 <= noise_hu < math.inf):
             raise ConfigError(
-                "Recolour takes contrast in [0, 1) and shift_hu, noise_hu >= 0; "
+                "Recolour takes contrast in [0, 1) and finite shift_hu, noise_hu >= 0; "
                 f"got {contrast}, {shift_hu}, {noise_hu}."
             )
         self.contrast, self.shift_hu, self.noise_hu = contrast, shift_hu, noise_hu

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,7 +48,16 @@ def test_without_a_generator_the_centre_is_shown():
     assert Crop().box((3, 4, 5), SPACING_MM, np.random.default_rng(0)) == ((0, 0, 0), (3, 4, 5))
 
 
-@pytest.mark.parametrize("changes", [{"shape": (0, 4, 4)}, {"shape": (4, 4, -1)}, {"start_multiple": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": (0, 4, 4)},
+        {"shape": (4, 4, -1)},
+        {"start_multiple": 0},
+        {"shape": (math.nan, 4, 4)},
+        {"shape": (math.inf, 4, None)},
+    ],
+)
 def test_impossible_crops_are_refused(changes):
     with pytest.raises(ConfigError, match=r"data\.crop"):
         Crop(**changes)

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -40,6 +41,18 @@ def test_training_is_cropped_and_evaluation_whole(shard_folder, tokenizer):
     for batch in data.val_dataloader():
         assert min(batch["volume"][0].shape[1:]) >= 16
         assert not batch["snippets_dropped"].any()
+
+
+def test_overfitting_shows_the_same_scans_in_every_epoch(shard_folder, tokenizer):
+    def first_batches(overfit):
+        data = set_up(str(shard_folder), tokenizer)
+        data.trainer.overfit_batches = overfit
+        loader, shown = data.train_dataloader(), []
+        for data.trainer.current_epoch in range(3):
+            shown.append(frozenset(next(iter(loader))["scan_id"]))
+        return len(set(shown))
+
+    assert (first_batches(1), first_batches(0.0)) == (1, 3)
 
 
 def test_one_reconstruction_a_study_unless_all_are_asked_for(shard_folder, tokenizer):
@@ -98,6 +111,8 @@ def test_a_share_of_nothing_is_refused_and_a_share_of_zero_said(shard_folder, to
         Shares()
     with pytest.raises(ConfigError, match="masks is -1"):
         Shares(masks=-1)
+    with pytest.raises(ConfigError, match="masks is inf; a share is a finite number"):
+        Shares(masks=math.inf)
 
 
 @pytest.mark.parametrize(("has_masks", "has_snippets", "kind"), [
@@ -141,6 +156,8 @@ def test_a_patient_in_two_splits_is_refused(tmp_path, tokenizer):
         ({"micro_batch_size": -1}, r"data\.micro_batch_size is -1"),
         ({"micro_batch_size": 0, "crop": Crop(), "buckets": Buckets()}, r"data\.micro_batch_size is 0"),
         ({"evaluation_batch_size": 0}, r"data\.evaluation_batch_size is 0"),
+        ({"num_workers": -1}, r"data\.num_workers is -1"),
+        ({"prefetch": 0}, r"data\.prefetch is 0; it must be at least 1"),
         ({"shards": []}, "names no shard"),
     ],
 )

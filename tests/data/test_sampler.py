@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from itertools import chain
 
@@ -83,6 +84,7 @@ def test_a_source_that_is_shown_again_says_so():
         ([], "No training scans"),
         ([Source("a", [])], "No training scans in a"),
         ([Source("a", [(0,)] * 9, 0.0)], "weight of a"),
+        ([Source("a", [(0,)] * 9, math.inf)], "weight of a"),
         ([Source("a", [(0,)])], "data.batch_size is 4, but there are 1"),
     ],
 )

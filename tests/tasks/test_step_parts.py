@@ -12,6 +12,7 @@ from torch import nn
 
 from ctgrounding.errors import CheckpointError, ConfigError
 from ctgrounding.tasks.balance import LinearRamp, balance, term_names
+from ctgrounding.tasks.checks import check_numbers
 from ctgrounding.tasks.initial_weights import load_initial
 from ctgrounding.tasks.meters import PackedMeter, send
 from ctgrounding.tasks.optimizers import AdamWCosine
@@ -88,6 +89,13 @@ class TestAdamWCosine:
         with pytest.raises(ConfigError, match="Every parameter is frozen"):
             AdamWCosine().build(model.requires_grad_(False).named_parameters(), 10)
 
+    @pytest.mark.parametrize(
+        ("changes", "says"), [({"lr": math.nan}, "Learning rate is nan"), ({"weight_decay": math.nan}, "has nan and")]
+    )
+    def test_init__refuses_rates_that_are_none(self, changes, says) -> None:
+        with pytest.raises(ConfigError, match=says):
+            AdamWCosine(**changes)
+
     def test_factor__rises_then_falls_to_the_final_share(self) -> None:
         recipe = AdamWCosine(warmup_fraction=0.2, final_fraction=0.1)
         factors = [recipe.factor(step, 100) for step in range(101)]
@@ -152,9 +160,20 @@ class TestRecolour:
         assert (first[padding] == -1024).all()
         assert (first[~padding] - 40).abs().max() < 40 * 0.1 + 10 + 5 * 6
 
-    def test_init__refuses_negative_noise(self) -> None:
+    @pytest.mark.parametrize("changes", [{"noise_hu": -1.0}, {"noise_hu": math.nan}, {"shift_hu": math.inf}])
+    def test_init__refuses_noise_that_is_none(self, changes) -> None:
         with pytest.raises(ConfigError, match="noise_hu >= 0"):
-            Recolour(noise_hu=-1.0)
+            Recolour(**changes)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [((0, 0), "texts_per_pass is 0"), ((-1, 0), "texts_per_pass is -1"), ((None, 2**63), "more than 64 bits")],
+)
+def test_check_numbers__what_no_step_can_be_made_with(number, says) -> None:
+    check_numbers(1, -(2**63))
+    with pytest.raises(ConfigError, match=says):
+        check_numbers(*number)
 
 
 def test_logs_now__nought_is_never() -> None:
