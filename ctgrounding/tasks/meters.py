@@ -15,6 +15,9 @@ class PackedMeter:
 
     Keys are fixed when the first values arrive, so every rank reduces the same vector in the same order.
 
+    Attributes:
+        empty: Names that the last :meth:`reduce` found nothing added to.
+
     Examples:
         >>> meter = PackedMeter()
         >>> meter.add(["loss"], torch.tensor([6.0]), torch.tensor([2.0]))
@@ -23,6 +26,7 @@ class PackedMeter:
     """
 
     def __init__(self) -> None:
+        self.empty: frozenset[str] = frozenset()
         self._names: list[str] = []
         self._sums: Float64[Tensor, "2 names"] | None = None
 
@@ -38,6 +42,8 @@ class PackedMeter:
             return {}
         totals, weights = distributed.sum_over_ranks(self._sums).cpu()
         self._sums = None
+        nothing = ((totals == 0) & (weights == 0)).tolist()
+        self.empty = frozenset(name for name, is_empty in zip(self._names, nothing, strict=True) if is_empty)
         return dict(zip(self._names, (totals / weights).tolist(), strict=True))
 
 

@@ -269,8 +269,8 @@ class Pretrain(EvaluatedTask):
         if not self._logs_now:
             return
         values = self._meter.reduce()
-        terms = ((weights[name.split("/")[0]], values[f"train/{name}"]) for name in names)
-        loss = sum(weight * mean for weight, mean in terms if not math.isnan(mean))
+        terms = ((weights[name.split("/")[0]], f"train/{name}") for name in names)
+        loss = sum(weight * values[key] for weight, key in terms if key not in self._meter.empty)
         counts = {"train/texts_encoded": float(texts_encoded), "train/scans": float(len(batch["scan_id"]))}
         self.numbers = {
             **values,

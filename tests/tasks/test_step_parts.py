@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ctgrounding.errors import CheckpointError, ConfigError
-from ctgrounding.tasks.balance import LinearRamp, balance, term_names
+from ctgrounding.tasks.balance import Balanced, LinearRamp, balance, term_names
 from ctgrounding.tasks.checks import check_numbers
 from ctgrounding.tasks.initial_weights import load_initial
 from ctgrounding.tasks.meters import PackedMeter, send
@@ -138,6 +138,28 @@ def test_packed_meter__weighted_means_and_a_fresh_start() -> None:
     meter.add(["a", "b"], torch.tensor([4.0, 3.0]), torch.tensor([2.0, 3.0]))
     assert meter.reduce() == {"a": 2.0, "b": 1.0}
     assert meter.reduce() == {}
+
+
+def test_packed_meter__a_loss_that_is_no_number_is_told_from_none() -> None:
+    meter = PackedMeter()
+    meter.add(["a", "b", "c"], torch.tensor([math.nan, 0.0, 2.0]), torch.tensor([1.0, 0.0, 1.0]))
+    assert [math.isnan(value) for value in meter.reduce().values()] == [True, True, False]
+    assert meter.empty == {"b"}
+
+
+def test_record__a_fit_that_diverges_does_not_log_a_loss_of_nought() -> None:
+    def logged(total: float) -> float:
+        sums = torch.tensor([total, 0.0], dtype=torch.float64), torch.tensor([2.0, 0.0], dtype=torch.float64)
+        balanced = Balanced(torch.tensor(0.0), *sums)
+        task = SimpleNamespace(
+            _meter=PackedMeter(), _logs_now=True, loggers=[], global_step=0, current_epoch=0, log=lambda *_, **__: None
+        )
+        names, weights = ["global/contrast", "snippet/depth"], {"global": 1.5, "snippet": 1.0}
+        Pretrain._record(task, names, balanced, weights, {"scan_id": []}, 0, {})
+        return task.numbers["train/loss"]
+
+    assert logged(4.0) == 3.0
+    assert math.isnan(logged(math.nan))
 
 
 class TestRecolour:
