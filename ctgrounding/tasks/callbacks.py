@@ -31,7 +31,7 @@ class SaveOnSignal(Callback):
         """Save, if training had begun; the next ``fit --ckpt_path last`` continues from it."""
         is_fit = trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False)
         if isinstance(exception, SIGTERMException | KeyboardInterrupt) and is_fit and trainer.global_step:
-            trainer.save_checkpoint(self.file)
+            trainer.save_checkpoint(self.file, weights_only=False)
 
 
 class CutTexts(Callback):

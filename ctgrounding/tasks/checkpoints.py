@@ -68,7 +68,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, validation included, unless the fit only tries whether it runs."""
         if not getattr(trainer, "fast_dev_run", False):
-            trainer.save_checkpoint(self._file)
+            trainer.save_checkpoint(self._file, weights_only=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the end of the last epoch has saved."""

@@ -55,9 +55,10 @@ def fit(folder, task, **limits) -> dict | None:
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_a_fit_that_crashes_leaves_its_last_epoch(tmp_path, epochs):
+def test_a_fit_that_crashes_leaves_its_last_epoch(tmp_path, caplog, epochs):
     found = fit(tmp_path, Stopping(training=STEPS * epochs + 1))
     assert (found or {}).get("global_step", 0) == STEPS * epochs
+    assert "weights_only" not in caplog.text  # said in every epoch where it is left to a default
 
 
 @pytest.mark.parametrize("stopped", [{}, {"training": 1, "by": SIGTERMException}])
