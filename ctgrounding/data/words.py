@@ -34,14 +34,16 @@ class Words:
 
     @classmethod
     def of(cls, record: ScanRecord, report: str) -> "Words":
-        """The words of a record, with its report as composed."""
+        """The words of a record, with its report as composed; snippets and sentences without text are left out."""
         snippets = tuple(
-            (s.text, s.depth_mm, s.organ, float("nan") if s.size_mm is None else s.size_mm) for s in record.snippets
+            (s.text, s.depth_mm, s.organ, float("nan") if s.size_mm is None else s.size_mm)
+            for s in record.snippets
+            if s.text.strip()
         )
         sentences = tuple(
             (sentence.text, organ, sentence.status == "abnormal")
             for sentence in record.organ_sentences
-            if sentence.status != "uncertain"
+            if sentence.status != "uncertain" and sentence.text.strip()
             for organ in sentence.organs
         )
         findings = tuple(

@@ -12,7 +12,7 @@ from ctgrounding.data.index import load_index
 from ctgrounding.data.recipe import Recipe
 from ctgrounding.data.report_text import ReportText
 from ctgrounding.data.sampler import Draw
-from ctgrounding.data.shards import ShardWriter
+from ctgrounding.data.shards import Shard, ShardWriter
 from ctgrounding.errors import ShardError
 from ctgrounding.geometry import Grid
 from ctgrounding.testing.shards import BALL_HU, CLASSES, write_tiny_shards
@@ -176,6 +176,22 @@ def test_the_crop_keeps_the_snippets_whose_depth_it_shows(index, tokenizer):
         assert not shows_ball or is_inside
         kept += is_inside
     assert 0 < kept < 30
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_snippets_and_sentences_without_a_letter_say_nothing(tmp_path, tokenizer, text):
+    source = Shard(write_tiny_shards(tmp_path / "source", scans=4)[0])
+    with ShardWriter(tmp_path / "a.h5", spacing_mm=source.spacing_mm, classes=source.classes, dataset="tiny") as writer:
+        for row, record in enumerate(source.records):
+            blank = {
+                name: tuple(dataclasses.replace(item, text=text) for item in getattr(record, name))
+                for name in ("snippets", "organ_sentences")
+            }
+            assert all(blank.values()) or row
+            writer.write(dataclasses.replace(record, **blank), source.read_image(row), source.read_organs(row))
+    dataset = make(load_index([tmp_path / "a.h5"]), tokenizer)
+    batch = dataset.collate()([[dataset.sample(position) for position in range(len(dataset))]])
+    assert len(batch["snippet_text"]) == len(batch["organ_text"]) == 0
 
 
 def test_padding_inside_the_scan_stays_out_of_the_valid_box(tmp_path, tokenizer):
