@@ -123,7 +123,7 @@ class ZeroShotFindings(Evaluator):
         organ, scan = encoded.organ_class.cpu(), encoded.organ_scan.cpu()
         if self._denial_of:
             negative = self._denied(encoded, rows, organ)
-        scores = torch.full((scans, count), -torch.inf)
+        scores = pairs.new_full((scans, count), -torch.inf)
         for question, organs in enumerate(self._organs):
             mine = torch.isin(organ, torch.tensor(organs, dtype=organ.dtype))
             difference = positive[mine, question] - negative[mine, question]

@@ -122,7 +122,7 @@ class OrganAbnormality(Evaluator):
         abnormal = self._stated(batch)
         found = self._found(abnormal, batch["labels"].cpu())
         scores = self._scores(encoded, len(abnormal))
-        by_organ = torch.full((len(abnormal), len(self._asked)), torch.nan)
+        by_organ = scores.new_full((len(abnormal), len(self._asked)), torch.nan)
         for column, organ in enumerate(self._asked):
             mine = [place for place, (label, _) in enumerate(self._pairs) if label == organ]
             by_organ[:, column] = scores[:, mine].amax(1)
@@ -166,7 +166,7 @@ class OrganAbnormality(Evaluator):
         offset = len(self._affirming.texts)
         negative = cosines(rows, self._denying.anchors(encoded, self.text_head, offset=offset))
         organ, scan = encoded.organ_class.cpu(), encoded.organ_scan.cpu()
-        scores = torch.full((scans, len(self._pairs)), torch.nan)
+        scores = positive.new_full((scans, len(self._pairs)), torch.nan)
         for column, (label, question) in enumerate(self._pairs):
             mine = organ == label
             denial = self._asked.index(label) if self._denies_by_organ else question

@@ -132,7 +132,7 @@ class PromptedFindings(Evaluator):
     def _highest(self, difference: Float[Tensor, "O A"], encoded: Encoded, batch: Batch) -> Float[Tensor, "B A"]:
         """Highest score over each finding's visible organs; NaN where there is none."""
         organ, scan = encoded.organ_class.cpu(), encoded.organ_scan.cpu()
-        scores = torch.full((len(batch["scan_id"]), difference.shape[1]), -torch.inf)
+        scores = difference.new_full((len(batch["scan_id"]), difference.shape[1]), -torch.inf)
         for column, organs in enumerate(self._organs):
             mine = torch.isin(organ, torch.tensor(organs, dtype=organ.dtype))
             scores[:, column].scatter_reduce_(0, scan[mine], difference[mine, column], reduce="amax")

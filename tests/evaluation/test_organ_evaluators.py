@@ -110,6 +110,24 @@ def test_areas_and_calls_equal_a_loop(questions):
     assert [row["auroc"] for row in rows] == pytest.approx(findings, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda questions: OrganAbnormality(questions, min_cases=2, resampling=FEW),
+        lambda questions: ZeroShotFindings(questions, min_cases=2, resampling=FEW),
+    ],
+)
+def test_a_run_in_double_precision_has_the_same_numbers(make, questions):
+    """Lightning makes float64 the type of new tensors there, while cosines stay float32."""
+    expected = fed(make(questions), patients(30, 3)).compute()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = fed(make(questions), patients(30, 3)).compute()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
 def test_a_stone_on_the_left_says_nothing_against_the_right_kidney(questions):
     said = (Statement("A stone in the left kidney.", LEFT), Statement("Right kidney normal.", RIGHT, False))
     scan = Scan("s", "p", organs={LEFT: vector("a"), RIGHT: vector("b")}, labels=(1, 0, 0), statements=said)
