@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ctgrounding.commands.terminal import table_console
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation import compare as pairs
 from ctgrounding.evaluation.compare import Comparison, Difference
-
-WIDE = 240
-"""Columns of output that goes to no terminal."""
 
 
 def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
@@ -31,9 +28,7 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
     if not 0 < alpha < 1:
         raise ConfigError(f"--alpha is {alpha}, but a chance lies between 0 and 1. Use 0.05, for example.")
     found = pairs.compare(run_a, run_b)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE  # a pipe has no width to fit into
+    console = table_console()
     table = Table(
         Column("number", overflow="fold"), "cases", "A", "B", "B - A", "95 % interval", "p, corrected", "B is", box=None
     )
@@ -42,7 +37,7 @@ def compare(run_a: Path, run_b: Path, alpha: float = 0.05) -> Comparison:
     console.print(table)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
-    console.print(f"{found.protocol}\n{found.answer(alpha)}")
+    console.print(f"{found.protocol}\n{found.answer(alpha)}", markup=False)
     return found
 
 

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ctgrounding.commands.terminal import table_console
 from ctgrounding.errors import ConfigError
 from ctgrounding.evaluation.saved import SavedEmbeddings
 from ctgrounding.model import load
-
-WIDE = 240
-"""Columns of output that goes to no terminal."""
 
 
 def search(text: str, *, model: Path, embeddings: Path | None = None, head: str = "main", top: int = 10) -> list[str]:
@@ -41,10 +38,7 @@ def search(text: str, *, model: Path, embeddings: Path | None = None, head: str 
     table = Table("rank", Column("scan", overflow="fold"), "cosine", box=None)
     for rank, (scan, cosine) in enumerate(ranked, start=1):
         table.add_row(str(rank), escape(scan), f"{cosine:.3f}")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE  # a pipe has no width to fit into
-    console.print(table)
+    table_console().print(table)
     return [scan for scan, _ in ranked]
 
 

@@ -27,9 +27,8 @@ def check_image_encoder(make: Callable[[], ImageEncoder], cells: Sequence[int] =
     padding, and what stands in it, changes nothing; a batch equals its scans one by one; volumes are left
     as they are; readouts of the features equal slow loops over cells and voxels, whatever stands in cells that are
     not valid; other sizes work; gradients are finite and reach every trainable parameter; a state dict carries
-    everything; bfloat16
-    autocast stays near float32; there are no batch statistics; and no tensor stays behind when the encoder moves to
-    another device, by :func:`ctgrounding.testing.elsewhere.elsewhere`.
+    everything; bfloat16 autocast stays near float32; there are no batch statistics; and no tensor stays behind when
+    the encoder moves to another device, by :func:`ctgrounding.testing.elsewhere.elsewhere`.
 
     Where the slab is seen from: an encoder whose cells have bounded fields of view of their own is measured by a
     field's middle (its norms taken out), a map of single voxels by the lag at which all cells together respond

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from token_rows import rows_of
 
 from ctgrounding.encoders.image.slices import SlicesEncoder
 from ctgrounding.encoders.lora import Lora
@@ -78,12 +80,7 @@ def models(tmp_path_factory):
 
 
 def encoded(encoder, texts):
-    rows = [encoder.tokenizer(text) for text in texts]
-    mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
-    tokens = torch.full(mask.shape, encoder.tokenizer.pad_id)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row)], mask[place, : len(row)] = row, True
-    return encoder(tokens, mask)
+    return encoder(*rows_of(encoder, texts))
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -139,6 +136,21 @@ def test_tuning_says_what_is_trained(models, tmp_path):
     whole = OpenClipModelText(model, True)
     encoded(whole, TEXTS).square().sum().backward()
     assert all(parameter.grad is not None for parameter in whole.parameters())
+
+
+def test_kept_vectors_are_those_of_a_models_own_activation(models, tmp_path):
+    """``quick_gelu`` stands beside the text tower's settings, and weights are the same with and without it."""
+    quick = shutil.copytree(models / "clip", tmp_path / "quick")
+    about = json.loads((quick / "open_clip_config.json").read_text())
+    about["model_cfg"]["quick_gelu"] = True
+    (quick / "open_clip_config.json").write_text(json.dumps(about))
+    kept = str(tmp_path / "kept")
+    first = encoded(OpenClipModelText(f"local-dir:{models / 'clip'}", True, "frozen", cache=kept), TEXTS)
+    expected = encoded(OpenClipModelText(f"local-dir:{quick}", True, "frozen"), TEXTS)
+    torch.testing.assert_close(
+        encoded(OpenClipModelText(f"local-dir:{quick}", True, "frozen", cache=kept), TEXTS), expected
+    )
+    assert not expected.allclose(first)
 
 
 def test_weights_of_a_file_and_of_none(models, tmp_path):

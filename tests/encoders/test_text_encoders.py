@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_rows import rows_of
 
 from ctgrounding.encoders.text import open_clip
 from ctgrounding.encoders.text.base import pool
@@ -21,15 +22,6 @@ TEXTS = [
     "Normal liver.",
     "Small hiatal hernia; otherwise the oesophagus is unremarkable.",
 ]
-
-
-def rows_of(encoder, texts):
-    rows = [encoder.tokenizer(text) for text in texts]
-    mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)
-    tokens = torch.full(mask.shape, encoder.tokenizer.pad_id)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row)], mask[place, : len(row)] = row, True
-    return tokens, mask
 
 
 @settings(deadline=None)

@@ -19,9 +19,9 @@ class SlicesEncoder(CroppedEncoder):
     """2.5D: any image tower of timm or open_clip, each slice an image whose channels are HU windows.
 
     A tower's position table is brought to the size of the slices. A tower that takes images of one size only, such as
-    BEiT, MaxViT or Hiera, gets it by ``slice_shape``. Its batch norms, if any, become fixed: batch
-    statistics would make a scan's features depend on its neighbours. Pretrained towers were trained on
-    photographs of other mean and variance than HU windows in [-1, 1]; fine-tune them.
+    BEiT, MaxViT or Hiera, gets it by ``slice_shape``. Batch norms of a tower become fixed: batch statistics would
+    make a scan's features depend on its neighbours. Pretrained towers were trained on photographs of other mean and
+    variance than HU windows in [-1, 1]; fine-tune them.
 
     Args:
         tower: Name of the architecture, such as ``resnet18`` or ``vit_small_patch16_224`` (timm), ``ViT-B-16``

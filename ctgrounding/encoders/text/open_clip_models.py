@@ -104,11 +104,10 @@ class OpenClipModelText(TunedText):
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The configuration of the model's text tower."""
+        """The configuration of the whole model, since activations are set beside its towers."""
         from open_clip.factory import get_model_config
 
-        found: Any = get_model_config(self._model)
-        return (json.dumps(found["text_cfg"], sort_keys=True),)
+        return (json.dumps(get_model_config(self._model), sort_keys=True),)
 
     def encode(self, tokens: Int64[Tensor, "T L"], mask: Bool[Tensor, "T L"]) -> Float[Tensor, "T E"]:
         """One vector a row, without gradient where the tower is frozen."""
